@@ -1,0 +1,154 @@
+#include "custom_ops/core/active_set.h"
+
+#include <algorithm>
+#include <string>
+
+namespace keras_lsh {
+namespace {
+
+constexpr int64_t kModulus = 2147483647;  // 2^31 - 1, a prime
+
+bool IsPrime(int64_t n) {
+  for (int64_t d = 2; d * d <= n; ++d) {
+    if (n % d == 0) return false;
+  }
+  return n >= 2;
+}
+
+// The inverse of a modulo the prime p, 0 < a < p (extended Euclid).
+int64_t Inverse(int64_t a, int64_t p) {
+  int64_t r0 = p, r1 = a, s0 = 0, s1 = 1;
+  while (r1 != 0) {
+    const int64_t quotient = r0 / r1;
+    r0 -= quotient * r1;
+    std::swap(r0, r1);
+    s0 -= quotient * s1;
+    std::swap(s0, s1);
+  }
+  return s0 < 0 ? s0 + p : s0;
+}
+
+Status OutOfRange(const char* what, int32_t id, int64_t units,
+                  const char* hint) {
+  return Status::Invalid(std::string(what) + " must lie in [0, " +
+                         std::to_string(units) + "), the number of units. " +
+                         "Received: " + std::to_string(id) + "." + hint);
+}
+
+}  // namespace
+
+FillOrder::FillOrder(int64_t units)
+    : units_(units), prime_(std::max<int64_t>(units, 2)) {
+  while (!IsPrime(prime_)) ++prime_;
+}
+
+void FillOrder::Reset(int32_t seed) {
+  const int64_t s = static_cast<int64_t>(static_cast<uint32_t>(seed));
+  const int64_t h1 = (s % kModulus * 48271 + 11) % kModulus;
+  const int64_t h2 = (h1 * 16807 + 7) % kModulus;
+  const int64_t multiplier = 1 + h1 % (prime_ - 1);
+  const int64_t shift = h2 % prime_;
+  step_ = Inverse(multiplier, prime_);
+  // Rank 0 belongs to n with multiplier * n + shift = 0 (mod prime).
+  place_ = (prime_ - shift) % prime_ * step_ % prime_;
+}
+
+int32_t FillOrder::Next() {
+  int64_t n;
+  do {
+    n = place_;
+    place_ += step_;
+    if (place_ >= prime_) place_ -= prime_;
+  } while (n >= units_);
+  return static_cast<int32_t>(n);
+}
+
+ActiveSetSelector::ActiveSetSelector(const BucketTables& tables, int64_t active,
+                                     ActiveSetScratch* scratch)
+    : tables_(tables),
+      active_(active),
+      fill_order_(tables.units),
+      scores_(scratch->scores),
+      touched_(scratch->touched),
+      chosen_(scratch->chosen) {
+  scores_.resize(tables.units, 0);
+}
+
+Status ActiveSetSelector::Force(const ActiveSetQuery& query) {
+  for (int64_t i = 0; i < query.num_forced; ++i) {
+    const int32_t id = query.forced[i];
+    if (id == kNoId) continue;
+    if (id < 0 || id >= tables_.units) {
+      return OutOfRange("`forced` ids", id, tables_.units, "");
+    }
+    if (scores_[id] != 0) continue;
+    if (static_cast<int64_t>(chosen_.size()) == active_) {
+      return Status::Invalid("`active`=" + std::to_string(active_) +
+                             " neurons do not hold all the `forced` ones of a "
+                             "sample. Raise `active`.");
+    }
+    scores_[id] = -1;
+    chosen_.push_back(id);
+  }
+  return Status();
+}
+
+Status ActiveSetSelector::Collect(const ActiveSetQuery& query) {
+  for (int64_t i = 0; i < query.num_buckets; ++i) {
+    const int32_t weight = query.weights[i];
+    if (weight < 1) {
+      return Status::Invalid("`weights` must be positive. Received: " +
+                             std::to_string(weight));
+    }
+    const int32_t *id, *end;
+    Status status = FindBucket(tables_, query.buckets[i], &id, &end);
+    if (!status.ok()) return status;
+    for (; id != end; ++id) {
+      if (*id < 0 || *id >= tables_.units) {
+        return OutOfRange("The hash tables are corrupt: neuron ids", *id,
+                          tables_.units, " Rebuild the tables.");
+      }
+      int64_t& score = scores_[*id];
+      if (score < 0) continue;
+      if (score == 0) touched_.push_back(*id);
+      score += weight;
+    }
+  }
+  return Status();
+}
+
+Status ActiveSetSelector::Select(const ActiveSetQuery& query, int32_t* ids) {
+  chosen_.clear();
+  touched_.clear();
+  Status status = Force(query);
+  if (status.ok()) status = Collect(query);
+  if (status.ok()) {
+    const int64_t room = active_ - static_cast<int64_t>(chosen_.size());
+    const int64_t take = std::min(room, static_cast<int64_t>(touched_.size()));
+    const auto better = [this](int32_t a, int32_t b) {
+      return scores_[a] != scores_[b] ? scores_[a] > scores_[b] : a < b;
+    };
+    if (take < static_cast<int64_t>(touched_.size())) {
+      std::nth_element(touched_.begin(), touched_.begin() + take,
+                       touched_.end(), better);
+    }
+    chosen_.insert(chosen_.end(), touched_.begin(), touched_.begin() + take);
+    // Here either all touched neurons are chosen or there is no room left, so
+    // a neuron is free to fill with exactly if its score is zero.
+    if (query.fill && static_cast<int64_t>(chosen_.size()) < active_) {
+      fill_order_.Reset(query.fill_seed);
+      while (static_cast<int64_t>(chosen_.size()) < active_) {
+        const int32_t id = fill_order_.Next();
+        if (scores_[id] == 0) chosen_.push_back(id);
+      }
+    }
+    std::sort(chosen_.begin(), chosen_.end());
+    std::copy(chosen_.begin(), chosen_.end(), ids);
+    std::fill(ids + chosen_.size(), ids + active_, kNoId);
+  }
+  for (int32_t id : touched_) scores_[id] = 0;
+  for (int32_t id : chosen_) scores_[id] = 0;
+  return status;
+}
+
+}  // namespace keras_lsh

@@ -1,0 +1,500 @@
+#include "custom_ops/core/active_matmul.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "custom_ops/core/active_set.h"
+#include "custom_ops/core/tests/check.h"
+#include "custom_ops/core/tests/variants.h"
+
+namespace keras_lsh {
+namespace testing {
+namespace {
+
+using Ints = std::vector<int32_t>;
+using Floats = std::vector<float>;
+
+// A batch of active sets, and arrays to work on.
+struct Batch {
+  int64_t batch, active, units, input_dim;
+  Ints ids;
+  Floats inputs, kernel, bias, gradient;
+
+  ActiveIds view() const { return {ids.data(), batch, active}; }
+  int64_t places() const { return batch * active; }
+  NeuronSamples Groups() const {
+    NeuronSamples groups;
+    CHECK_OK(GroupByNeuron(view(), units, &groups));
+    return groups;
+  }
+};
+
+// Different ids, ascending, in each sample, with some places unused at the end
+// or, as the core does not mind, anywhere. Unused places have a NaN gradient.
+Batch RandomBatch(Random* random, int64_t batch, int64_t active, int64_t units,
+                  int64_t input_dim, double unused) {
+  Batch b = {batch,
+             active,
+             units,
+             input_dim,
+             Ints(),
+             random->Floats(batch * input_dim),
+             random->Floats(units * input_dim),
+             random->Floats(units),
+             random->Floats(batch * active)};
+  for (int64_t sample = 0; sample < batch; ++sample) {
+    std::set<int32_t> chosen;
+    while (static_cast<int64_t>(chosen.size()) < active) {
+      chosen.insert(static_cast<int32_t>(random->Below(units)));
+    }
+    b.ids.insert(b.ids.end(), chosen.begin(), chosen.end());
+  }
+  for (int64_t i = 0; i < b.places(); ++i) {
+    if (!random->Chance(unused)) continue;
+    b.ids[i] = kNoId;
+    b.gradient[i] = kNan;
+  }
+  return b;
+}
+
+struct Shape {
+  int64_t batch, active, units, input_dim;
+};
+
+// One element, vectors that do and do not fill 16 lanes, more samples a neuron
+// than one call of a vector kernel takes, more neurons than one radix digit
+// holds, nothing at all.
+const std::vector<Shape>& Shapes() {
+  static const std::vector<Shape> shapes = {
+      {1, 1, 1, 1},   {1, 1, 1, 16},   {3, 2, 5, 17},   {5, 3, 3, 1},
+      {9, 4, 20, 31}, {16, 5, 50, 33}, {1, 7, 40, 100}, {150, 2, 3, 19},
+      {130, 1, 1, 7}, {7, 6, 3000, 5}, {4, 10, 30, 0},  {0, 3, 10, 8},
+      {4, 0, 10, 8},  {64, 3, 3, 129}, {2, 40, 64, 145}};
+  return shapes;
+}
+
+template <typename Check>
+void ForEachBatch(uint64_t seed, Check check) {
+  Random random(seed);
+  for (const Shape& s : Shapes()) {
+    for (double unused : {0.0, 0.3, 1.0}) {
+      const Context context("batch=", s.batch, " active=", s.active,
+                            " units=", s.units, " input_dim=", s.input_dim,
+                            " unused=", unused);
+      check(RandomBatch(&random, s.batch, s.active, s.units, s.input_dim,
+                        unused));
+    }
+  }
+}
+
+// ---- Groups --------------------------------------------------------------
+
+void CheckGroups(const ActiveIds& ids, int64_t units, NeuronSamples* groups) {
+  std::map<int32_t, Ints> expected;  // places by neuron
+  for (int64_t i = 0; i < ids.batch * ids.active; ++i) {
+    if (ids.ids[i] != kNoId) {
+      expected[ids.ids[i]].push_back(static_cast<int32_t>(i));
+    }
+  }
+  NeuronSamples want;
+  want.starts = {0};
+  for (const auto& [neuron, places] : expected) {
+    want.neurons.push_back(neuron);
+    want.places.insert(want.places.end(), places.begin(), places.end());
+    want.starts.push_back(static_cast<int64_t>(want.places.size()));
+  }
+  CHECK_OK(GroupByNeuron(ids, units, groups));
+  CHECK_EQ(groups->neurons, want.neurons);
+  CHECK_EQ(groups->starts, want.starts);
+  CHECK_EQ(groups->places, want.places);
+}
+
+TEST(GroupsOfBatches) {
+  NeuronSamples groups;  // one object for all: what was in it must not matter
+  ForEachBatch(
+      1, [&](const Batch& b) { CheckGroups(b.view(), b.units, &groups); });
+}
+
+TEST(GroupsOfManyUnits) {
+  Random random(2);
+  NeuronSamples groups;
+  for (int64_t units :
+       {int64_t{2047}, int64_t{2048}, int64_t{2049}, int64_t{1} << 22,
+        (int64_t{1} << 22) + 1, int64_t{2147483647}}) {
+    const Context context("units=", units);
+    Ints ids = {0, static_cast<int32_t>(units - 1), kNoId};
+    while (ids.size() < 300) {
+      const int64_t last =  // often again, or the neighbour, or far away
+          std::max<int64_t>(0, ids[random.Below(ids.size())]);
+      const int64_t id =
+          random.Chance(0.5) ? last + random.Below(3) : random.Below(units);
+      ids.push_back(static_cast<int32_t>(std::min(id, units - 1)));
+    }
+    CheckGroups({ids.data(), 3, 100}, units, &groups);
+    CheckGroups({ids.data(), 300, 1}, units, &groups);
+  }
+}
+
+TEST(BadIds) {
+  NeuronSamples groups;
+  for (int32_t bad : {-2, 9, std::numeric_limits<int32_t>::min(),
+                      std::numeric_limits<int32_t>::max()}) {
+    for (int64_t at : {0, 5, 11}) {
+      Ints ids(12, 8);
+      ids[1] = kNoId;
+      ids[at] = bad;
+      const std::string received = "Received: ids[" + std::to_string(at / 4) +
+                                   ", " + std::to_string(at % 4) +
+                                   "]=" + std::to_string(bad);
+      const ActiveIds view = {ids.data(), 3, 4};
+      CHECK_ERROR(CheckIds(view, 9), "`ids` must be neuron numbers in [0, 9)");
+      CHECK_ERROR(CheckIds(view, 9), received);
+      CHECK_ERROR(GroupByNeuron(view, 9, &groups), received);
+    }
+  }
+  const Ints ids = {-1, 0, 8, -1};
+  CHECK_OK(CheckIds({ids.data(), 1, 4}, 9));
+  CHECK_OK(CheckIds({nullptr, 0, 4}, 9));
+  CHECK_OK(CheckIds({nullptr, 4, 0}, 9));
+  CheckGroups({ids.data(), 1, 4}, 9, &groups);
+}
+
+TEST(TooManyPlaces) {
+  NeuronSamples groups;
+  // The size is looked at before the ids are, so none are needed.
+  const Status status = GroupByNeuron({nullptr, 1 << 16, 1 << 15}, 9, &groups);
+  CHECK_ERROR(status, "must be below 2^31. Received: 65536 * 32768");
+}
+
+// ---- Forward -------------------------------------------------------------
+
+Floats Forward(const Batch& b, bool with_bias, const VectorKernels& kernels,
+               const ParallelFor& parallel_for) {
+  Floats values(b.places(), kNan);
+  ActiveMatmul(b.view(), b.Groups(), b.inputs.data(), b.input_dim,
+               b.kernel.data(), with_bias ? b.bias.data() : nullptr,
+               parallel_for, kernels, values.data());
+  return values;
+}
+
+// Plain loops in the precision of `T`.
+template <typename T>
+std::vector<T> PlainForward(const Batch& b, bool with_bias) {
+  std::vector<T> values(b.places());
+  for (int64_t i = 0; i < b.places(); ++i) {
+    if (b.ids[i] == kNoId) continue;
+    T sum = 0;
+    for (int64_t j = 0; j < b.input_dim; ++j) {
+      sum += static_cast<T>(b.kernel[b.ids[i] * b.input_dim + j]) *
+             static_cast<T>(b.inputs[i / b.active * b.input_dim + j]);
+    }
+    values[i] = with_bias ? sum + b.bias[b.ids[i]] : sum;
+  }
+  return values;
+}
+
+TEST(ForwardIsAsExactAsAPlainLoop) {
+  ForEachBatch(3, [](const Batch& b) {
+    for (bool with_bias : {false, true}) {
+      const Context context("with_bias=", with_bias);
+      const Floats values = InEveryVariant([&](const auto&... variant) {
+        return Forward(b, with_bias, variant...);
+      });
+      const std::vector<double> exact = PlainForward<double>(b, with_bias);
+      const Floats plain = PlainForward<float>(b, with_bias);
+      for (int64_t i = 0; i < b.places(); ++i) {
+        if (b.ids[i] == kNoId) CHECK_EQ(values[i], 0.0f);
+        // Far more than rounding: no value may be another's.
+        CHECK_NEAR(values[i], exact[i], 1e-4);
+      }
+      // With few values, their errors are a matter of luck.
+      if (b.places() >= 50) {
+        CHECK_LE(Error(values, exact), 2 * Error(plain, exact));
+      }
+    }
+  });
+}
+
+TEST(ASampleDoesNotDependOnTheOthers) {
+  Random random(4);
+  const Batch b = RandomBatch(&random, 90, 4, 12, 53, 0.2);
+  const Floats values = Forward(b, true, GetVectorKernels(), SerialFor);
+  for (int64_t sample = 0; sample < b.batch; ++sample) {
+    Batch alone = b;
+    alone.batch = 1;
+    alone.ids.assign(b.ids.begin() + sample * 4,
+                     b.ids.begin() + (sample + 1) * 4);
+    alone.inputs.assign(b.inputs.begin() + sample * 53,
+                        b.inputs.begin() + (sample + 1) * 53);
+    CHECK_EQ(
+        Forward(alone, true, GetVectorKernels(), SerialFor),
+        Floats(values.begin() + sample * 4, values.begin() + (sample + 1) * 4));
+  }
+}
+
+TEST(NanAndInfinityGoWhereDenseWouldPutThem) {
+  Random random(5);
+  Batch b = RandomBatch(&random, 6, 3, 8, 35, 0.1);
+  b.inputs[2 * 35 + 34] = kNan;  // in the last element, past full vectors
+  b.inputs[4 * 35] = kInf;
+  b.kernel[5 * 35 + 1] = kNan;
+  b.bias[3] = -kInf;
+  const Floats values = InEveryVariant(
+      [&](const auto&... variant) { return Forward(b, true, variant...); });
+  const Floats plain = PlainForward<float>(b, true);
+  for (int64_t i = 0; i < b.places(); ++i) {
+    if (std::isfinite(plain[i])) {
+      CHECK_NEAR(values[i], plain[i], 1e-5);
+    } else {
+      CHECK_EQ(values[i], plain[i]);
+    }
+  }
+}
+
+TEST(ManyUnitsFewIds) {
+  Random random(6);
+  constexpr int64_t kUnits = 2000000;
+  Batch b = {2,
+             2,
+             kUnits,
+             3,
+             {0, kUnits - 1, 1234567, kUnits - 1},
+             random.Floats(6),
+             Floats(kUnits * 3),
+             Floats(kUnits),
+             Floats(4)};
+  for (int64_t id : b.ids) {
+    for (int64_t j = 0; j < 3; ++j) b.kernel[id * 3 + j] = random.Float();
+    b.bias[id] = random.Float();
+  }
+  const Floats values = Forward(b, true, GetVectorKernels(), SerialFor);
+  const std::vector<double> exact = PlainForward<double>(b, true);
+  for (int i = 0; i < 4; ++i) CHECK_NEAR(values[i], exact[i], 1e-6);
+}
+
+// ---- The largest values --------------------------------------------------
+
+struct Kept {
+  Ints ids;
+  Floats values;
+
+  bool operator==(const Kept& other) const {
+    return ids == other.ids &&
+           std::equal(values.begin(), values.end(), other.values.begin(),
+                      other.values.end(),
+                      [](float a, float b) { return Same(a, b); });
+  }
+};
+std::ostream& operator<<(std::ostream& out, const Kept& kept) {
+  for (size_t i = 0; i < kept.ids.size(); ++i) {
+    out << (i > 0 ? " " : "") << kept.ids[i] << ":" << kept.values[i];
+  }
+  return out;
+}
+
+Kept Keep(const ActiveIds& ids, const Floats& values, int64_t keep,
+          const ParallelFor& parallel_for) {
+  Kept kept = {Ints(ids.batch * keep, -77), Floats(ids.batch * keep, kNan)};
+  KeepLargest(ids, values.data(), keep, parallel_for, kept.ids.data(),
+              kept.values.data());
+  return kept;
+}
+
+// By counting, for each place, the places that come before it.
+Kept ExpectedKept(const ActiveIds& ids, const Floats& values, int64_t keep) {
+  Kept kept;
+  for (int64_t sample = 0; sample < ids.batch; ++sample) {
+    const int32_t* id = ids.ids + sample * ids.active;
+    const float* value = values.data() + sample * ids.active;
+    const auto before = [&](int64_t a, int64_t b) {
+      if (std::isnan(value[a]) && std::isnan(value[b])) return id[a] < id[b];
+      if (std::isnan(value[a]) || std::isnan(value[b])) {
+        return std::isnan(value[a]);
+      }
+      return value[a] == value[b] ? id[a] < id[b] : value[a] > value[b];
+    };
+    for (int64_t s = 0; s < ids.active; ++s) {
+      if (id[s] == kNoId) continue;
+      int64_t rank = 0;
+      for (int64_t other = 0; other < ids.active; ++other) {
+        rank += id[other] != kNoId && before(other, s);
+      }
+      if (rank < keep) {
+        kept.ids.push_back(id[s]);
+        kept.values.push_back(value[s]);
+      }
+    }
+    kept.ids.resize((sample + 1) * keep, kNoId);
+    kept.values.resize((sample + 1) * keep, 0.0f);
+  }
+  return kept;
+}
+
+TEST(KeepsTheLargest) {
+  Random random(7);
+  for (int64_t active : {1, 2, 3, 10, 60}) {
+    for (int64_t batch : {0, 1, 8}) {
+      for (int kind = 0; kind < 3; ++kind) {
+        Batch b = RandomBatch(&random, batch, active, 100, 0,
+                              random.Chance(0.5) ? 0.0 : 0.4);
+        Floats values = random.Floats(b.places());
+        if (kind == 1) {  // ties, and zeros of either sign
+          for (float& value : values) value = std::round(2 * value);
+        } else if (kind == 2) {
+          AddSpecialValues(&random, 0.6, &values);
+        }
+        for (int64_t keep : {int64_t{0}, int64_t{1}, active / 2, active}) {
+          const Context context("active=", active, " batch=", batch,
+                                " kind=", kind, " keep=", keep);
+          const Kept expected = ExpectedKept(b.view(), values, keep);
+          for (const Split& split : Splits()) {
+            CHECK_EQ(Keep(b.view(), values, keep, split.parallel_for),
+                     expected);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(KeepOrderByExample) {
+  const Ints ids = {3, 5, 6, 9, -1};
+  const auto keep = [&](const Floats& values, int64_t count) {
+    return Keep({ids.data(), 1, 5}, values, count, SerialFor);
+  };
+  CHECK_EQ(keep({1, 2, 2, 2, 99}, 2), (Kept{{5, 6}, {2, 2}}));
+  CHECK_EQ(keep({kInf, 2, kNan, 7, 99}, 1), (Kept{{6}, {kNan}}));
+  CHECK_EQ(keep({kInf, 2, kNan, 7, 99}, 2), (Kept{{3, 6}, {kInf, kNan}}));
+  CHECK_EQ(keep({kNan, kNan, kNan, kNan, 0}, 2), (Kept{{3, 5}, {kNan, kNan}}));
+  CHECK_EQ(keep({0.0f, -0.0f, 0.0f, -1, 99}, 2), (Kept{{3, 5}, {0.0f, -0.0f}}));
+  CHECK_EQ(keep({-kInf, -2, -3, -4, 99}, 5),
+           (Kept{{3, 5, 6, 9, -1}, {-kInf, -2, -3, -4, 0}}));
+}
+
+TEST(KeepGoesByIdAndWritesInTheOldOrder) {
+  const Ints ids = {9, -1, 5, 6, 3};
+  CHECK_EQ(Keep({ids.data(), 1, 5}, {2, 99, 2, 1, 2}, 2, SerialFor),
+           (Kept{{5, 3}, {2, 2}}));
+}
+
+// ---- Gradients -----------------------------------------------------------
+
+Floats GradInput(const Batch& b, const VectorKernels& kernels,
+                 const ParallelFor& parallel_for) {
+  Floats result(b.batch * b.input_dim, kNan);
+  ActiveMatmulGradInput(b.view(), b.gradient.data(), b.kernel.data(),
+                        b.input_dim, parallel_for, kernels, result.data());
+  return result;
+}
+
+// The gradient rows, and behind them the gradient of the biases.
+Floats GradKernel(const Batch& b, const VectorKernels& kernels,
+                  const ParallelFor& parallel_for) {
+  const NeuronSamples groups = b.Groups();
+  const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
+  Floats rows(neurons * b.input_dim, kNan), bias(neurons, kNan);
+  ActiveMatmulGradKernel(b.view(), groups, b.gradient.data(), b.inputs.data(),
+                         b.input_dim, parallel_for, kernels, rows.data(),
+                         bias.data());
+  rows.insert(rows.end(), bias.begin(), bias.end());
+  return rows;
+}
+
+template <typename T>
+std::vector<T> PlainGradInput(const Batch& b) {
+  std::vector<T> result(b.batch * b.input_dim);
+  for (int64_t i = 0; i < b.places(); ++i) {
+    if (b.ids[i] == kNoId) continue;
+    for (int64_t j = 0; j < b.input_dim; ++j) {
+      result[i / b.active * b.input_dim + j] +=
+          static_cast<T>(b.gradient[i]) *
+          static_cast<T>(b.kernel[b.ids[i] * b.input_dim + j]);
+    }
+  }
+  return result;
+}
+
+// A dense gradient, of which only the chosen neurons' rows are returned.
+template <typename T>
+std::vector<T> PlainGradKernel(const Batch& b) {
+  std::vector<T> dense(b.units * b.input_dim), dense_bias(b.units);
+  std::set<int32_t> chosen;
+  for (int64_t i = 0; i < b.places(); ++i) {
+    const int64_t neuron = b.ids[i];
+    if (neuron == kNoId) continue;
+    chosen.insert(b.ids[i]);
+    for (int64_t j = 0; j < b.input_dim; ++j) {
+      dense[neuron * b.input_dim + j] +=
+          static_cast<T>(b.gradient[i]) *
+          static_cast<T>(b.inputs[i / b.active * b.input_dim + j]);
+    }
+    dense_bias[neuron] += b.gradient[i];
+  }
+  std::vector<T> result;
+  for (int64_t neuron : chosen) {
+    result.insert(result.end(), dense.begin() + neuron * b.input_dim,
+                  dense.begin() + (neuron + 1) * b.input_dim);
+  }
+  for (int64_t neuron : chosen) result.push_back(dense_bias[neuron]);
+  return result;
+}
+
+void CheckGradient(const Floats& values, const Floats& plain,
+                   const std::vector<double>& exact) {
+  CHECK_EQ(values.size(), exact.size());
+  if (values.size() != exact.size()) return;
+  for (size_t i = 0; i < exact.size(); ++i) {
+    CHECK_NEAR(values[i], exact[i], 1e-4);
+  }
+  if (exact.size() >= 50) {
+    CHECK_LE(Error(values, exact), 2 * Error(plain, exact));
+  }
+}
+
+TEST(InputGradientIsAsExactAsAPlainLoop) {
+  ForEachBatch(8, [](const Batch& b) {
+    const Floats values = InEveryVariant(
+        [&](const auto&... variant) { return GradInput(b, variant...); });
+    CheckGradient(values, PlainGradInput<float>(b), PlainGradInput<double>(b));
+  });
+}
+
+TEST(KernelGradientIsAsExactAsAPlainLoop) {
+  ForEachBatch(9, [](const Batch& b) {
+    const Floats values = InEveryVariant(
+        [&](const auto&... variant) { return GradKernel(b, variant...); });
+    CheckGradient(values, PlainGradKernel<float>(b),
+                  PlainGradKernel<double>(b));
+  });
+}
+
+TEST(NanGradientStaysInItsSampleAndItsNeuron) {
+  Random random(10);
+  Batch b = RandomBatch(&random, 5, 3, 10, 21, 0.0);
+  b.gradient[2 * 3 + 1] = kNan;
+  const Floats inputs = InEveryVariant(
+      [&](const auto&... variant) { return GradInput(b, variant...); });
+  for (int64_t i = 0; i < 5 * 21; ++i) {
+    CHECK_EQ(std::isnan(inputs[i]), i / 21 == 2);
+  }
+  const Floats kernel = InEveryVariant(
+      [&](const auto&... variant) { return GradKernel(b, variant...); });
+  const NeuronSamples groups = b.Groups();
+  const size_t neurons = groups.neurons.size();
+  for (size_t g = 0; g < neurons; ++g) {
+    const bool spoilt = groups.neurons[g] == b.ids[2 * 3 + 1];
+    for (size_t j = 0; j < 21; ++j) {
+      CHECK_EQ(std::isnan(kernel[g * 21 + j]), spoilt);
+    }
+    CHECK_EQ(std::isnan(kernel[neurons * 21 + g]), spoilt);
+  }
+}
+
+}  // namespace
+}  // namespace testing
+}  // namespace keras_lsh

@@ -1,0 +1,321 @@
+// Tests of simd.h and vector_kernels.h.
+#include "custom_ops/core/vector_kernels.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "custom_ops/core/simd.h"
+#include "custom_ops/core/tests/check.h"
+#include "custom_ops/core/tests/variants.h"
+
+namespace keras_lsh {
+namespace testing {
+namespace {
+
+// Around each multiple of a vector and of an unrolled block of vectors.
+std::vector<int64_t> Sizes() {
+  std::vector<int64_t> sizes;
+  for (int64_t n = 0; n <= 34; ++n) sizes.push_back(n);
+  for (int64_t n : {47, 48, 49, 63, 64, 65, 111, 127, 128, 129, 143, 144, 145,
+                    160, 255, 256, 257, 413}) {
+    sizes.push_back(n);
+  }
+  return sizes;
+}
+
+// `n` floats, not aligned, with something on both sides that shows if it is
+// read (NaN spoils the result) or written.
+class Fenced {
+ public:
+  static constexpr int64_t kBefore = 3, kAfter = 33;
+
+  explicit Fenced(const std::vector<float>& values)
+      : n_(static_cast<int64_t>(values.size())),
+        memory_(kBefore + n_ + kAfter, kNan) {
+    std::copy(values.begin(), values.end(), data());
+  }
+  float* data() { return memory_.data() + kBefore; }
+  const float* data() const { return memory_.data() + kBefore; }
+  std::vector<float> values() const { return {data(), data() + n_}; }
+  bool FencesStand() const {
+    for (int64_t i = 0; i < static_cast<int64_t>(memory_.size()); ++i) {
+      const bool outside = i < kBefore || i >= kBefore + n_;
+      if (outside && !std::isnan(memory_[i])) return false;
+    }
+    return true;
+  }
+
+ private:
+  int64_t n_;
+  std::vector<float> memory_;
+};
+
+std::vector<Fenced> FencedRows(Random* random, int64_t count, int64_t n,
+                               double special) {
+  std::vector<Fenced> rows;
+  for (int64_t i = 0; i < count; ++i) {
+    std::vector<float> values = random->Floats(n);
+    AddSpecialValues(random, special, &values);
+    rows.emplace_back(values);
+  }
+  return rows;
+}
+
+std::vector<const float*> Pointers(const std::vector<Fenced>& rows) {
+  std::vector<const float*> pointers;
+  for (const Fenced& row : rows) pointers.push_back(row.data());
+  return pointers;
+}
+
+// The documented sum: 16 lanes, fused, added as a tree.
+float LaneDot(const float* a, const float* b, int64_t n) {
+  std::array<float, 16> lanes{};
+  for (int64_t j = 0; j < n; ++j) {
+    lanes[j % 16] = std::fma(a[j], b[j], lanes[j % 16]);
+  }
+  for (int half : {8, 4, 2, 1}) {
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
+// Runs `fn` in a process of its own, as the level is read once per process.
+bool HoldsInChild(const std::function<bool()>& fn) {
+  const pid_t child = fork();
+  if (child == 0) _exit(fn() ? 0 : 1);
+  int status = 0;
+  return child > 0 && waitpid(child, &status, 0) == child &&
+         WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+// What ActiveSimdLevel() should give for a value of the variable.
+SimdLevel ExpectedLevel(const std::string& value) {
+  for (SimdLevel level : Levels()) {
+    if (value == SimdLevelName(level)) return level;
+  }
+  return BestSimdLevel();
+}
+
+TEST(EnvironmentForcesLevel) {
+  for (const char* value : {"scalar", "avx2", "avx512", "", "AVX2", "sse"}) {
+    const Context context("KERAS_LSH_SIMD=", value);
+    CHECK(HoldsInChild([value] {
+      setenv("KERAS_LSH_SIMD", value, 1);
+      const SimdLevel level = ExpectedLevel(value);
+      if (ActiveSimdLevel() != level) return false;
+      if (&GetVectorKernels() != &GetVectorKernels(level)) return false;
+      setenv("KERAS_LSH_SIMD", "scalar", 1);  // comes too late
+      return ActiveSimdLevel() == level;
+    }));
+  }
+  CHECK(HoldsInChild([] {
+    unsetenv("KERAS_LSH_SIMD");
+    return ActiveSimdLevel() == BestSimdLevel();
+  }));
+}
+
+TEST(LevelsHaveNamesAndKernelsOfTheirOwn) {
+  CHECK_EQ(std::string(SimdLevelName(SimdLevel::kScalar)), "scalar");
+  CHECK_EQ(std::string(SimdLevelName(SimdLevel::kAvx2)), "avx2");
+  CHECK_EQ(std::string(SimdLevelName(SimdLevel::kAvx512)), "avx512");
+  // Otherwise comparing the levels would show nothing.
+  for (SimdLevel a : Levels()) {
+    for (SimdLevel b : Levels()) {
+      CHECK_EQ(GetVectorKernels(a).dots == GetVectorKernels(b).dots, a == b);
+    }
+  }
+}
+
+void CheckDots(double special) {
+  Random random(1);
+  for (int64_t n : Sizes()) {
+    for (int64_t count : {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 31}) {
+      const std::vector<Fenced> vectors =
+          FencedRows(&random, count, n, special);
+      const Fenced row = FencedRows(&random, 1, n, special)[0];
+      std::vector<float> expected;
+      for (const Fenced& vector : vectors) {
+        expected.push_back(LaneDot(row.data(), vector.data(), n));
+      }
+      for (SimdLevel level : Levels()) {
+        const Context context("n=", n, " count=", count, " ",
+                              SimdLevelName(level));
+        Fenced out(std::vector<float>(count, 7.0f));
+        GetVectorKernels(level).dots(row.data(), Pointers(vectors).data(),
+                                     count, n, out.data());
+        CHECK_EQ(out.values(), expected);
+        CHECK(out.FencesStand());
+      }
+    }
+  }
+}
+
+TEST(DotsAddInTheDocumentedOrder) { CheckDots(0.0); }
+TEST(DotsOfSpecialValues) { CheckDots(0.03); }
+
+TEST(DotsOfTheSameVectorAreTheSame) {
+  Random random(2);
+  const std::vector<float> row = random.Floats(77), vector = random.Floats(77);
+  for (SimdLevel level : Levels()) {
+    for (int64_t count = 1; count <= 17; ++count) {
+      const std::vector<const float*> vectors(count, vector.data());
+      std::vector<float> out(count);
+      GetVectorKernels(level).dots(row.data(), vectors.data(), count, 77,
+                                   out.data());
+      CHECK_EQ(out, std::vector<float>(count,
+                                       LaneDot(row.data(), vector.data(), 77)));
+    }
+  }
+}
+
+TEST(DotsAreAsExactAsAPlainLoop) {
+  Random random(3);
+  for (int64_t n : {1, 2, 5, 16, 17, 100, 784, 1000}) {
+    const Context context("n=", n);
+    std::vector<float> values, plain;
+    std::vector<double> exact;
+    for (int repeat = 0; repeat < 300; ++repeat) {
+      const std::vector<float> a = random.Floats(n), b = random.Floats(n);
+      const float* vector = b.data();
+      values.push_back(0.0f);
+      GetVectorKernels(BestSimdLevel())
+          .dots(a.data(), &vector, 1, n, &values.back());
+      float sum = 0.0f;
+      double exact_sum = 0.0;
+      for (int64_t j = 0; j < n; ++j) {
+        sum += a[j] * b[j];
+        exact_sum += static_cast<double>(a[j]) * b[j];
+      }
+      plain.push_back(sum);
+      exact.push_back(exact_sum);
+    }
+    CHECK_LE(Error(values, exact), 2 * Error(plain, exact));
+  }
+}
+
+void CheckWeightedSum(double special) {
+  Random random(4);
+  for (int64_t n : Sizes()) {
+    for (int64_t count : {0, 1, 2, 3, 20}) {
+      const std::vector<Fenced> rows = FencedRows(&random, count, n, special);
+      const Fenced scales = FencedRows(&random, 1, count, special)[0];
+      std::vector<float> expected(n, 0.0f);
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+          expected[j] =
+              std::fma(scales.data()[i], rows[i].data()[j], expected[j]);
+        }
+      }
+      for (SimdLevel level : Levels()) {
+        const Context context("n=", n, " count=", count, " ",
+                              SimdLevelName(level));
+        Fenced out(std::vector<float>(n, 7.0f));
+        GetVectorKernels(level).weighted_sum(
+            Pointers(rows).data(), scales.data(), count, n, out.data());
+        CHECK_EQ(out.values(), expected);
+        CHECK(out.FencesStand());
+      }
+    }
+  }
+}
+
+TEST(WeightedSumAddsInTheDocumentedOrder) { CheckWeightedSum(0.0); }
+TEST(WeightedSumOfSpecialValues) { CheckWeightedSum(0.03); }
+
+TEST(WeightedSumIsAsExactAsAPlainLoop) {
+  Random random(5);
+  constexpr int64_t kN = 300;
+  for (int64_t count : {1, 2, 10, 200}) {
+    const Context context("count=", count);
+    std::vector<std::vector<float>> rows;
+    std::vector<const float*> pointers;
+    const std::vector<float> scales = random.Floats(count);
+    std::vector<float> values(kN), plain(kN);
+    std::vector<double> exact(kN);
+    for (int64_t i = 0; i < count; ++i) {
+      rows.push_back(random.Floats(kN));
+      pointers.push_back(rows.back().data());
+      for (int64_t j = 0; j < kN; ++j) {
+        plain[j] += scales[i] * rows[i][j];
+        exact[j] += static_cast<double>(scales[i]) * rows[i][j];
+      }
+    }
+    GetVectorKernels(BestSimdLevel())
+        .weighted_sum(pointers.data(), scales.data(), count, kN, values.data());
+    CHECK_LE(Error(values, exact), 2 * Error(plain, exact));
+  }
+}
+
+struct AdamState {
+  Fenced variable, momentum, velocity;
+};
+
+AdamState RandomAdamState(Random* random, int64_t n, double special) {
+  std::vector<float> velocity = random->Floats(n);
+  for (float& v : velocity) v = v * v;
+  AddSpecialValues(random, special, &velocity);
+  return {FencedRows(random, 1, n, special)[0],
+          FencedRows(random, 1, n, special)[0], Fenced(velocity)};
+}
+
+void CheckAdamRow(double special) {
+  Random random(6);
+  for (int64_t n : Sizes()) {
+    const AdamRowStep step = {0.73f, 0.97f, 0.1f, 0.01f, 0.003f, 1e-7f};
+    const Fenced gradient = FencedRows(&random, 1, n, special)[0];
+    const AdamState before = RandomAdamState(&random, n, special);
+    AdamState expected = before;
+    for (int64_t j = 0; j < n; ++j) {
+      float& m = expected.momentum.data()[j];
+      float& v = expected.velocity.data()[j];
+      const float g = gradient.data()[j];
+      m *= step.momentum_decay;
+      v *= step.velocity_decay;
+      m += (g - m) * step.one_minus_beta_1;
+      v += (g * g - v) * step.one_minus_beta_2;
+      expected.variable.data()[j] -=
+          m * step.alpha / (std::sqrt(v) + step.epsilon);
+    }
+    for (SimdLevel level : Levels()) {
+      const Context context("n=", n, " ", SimdLevelName(level));
+      AdamState state = before;
+      GetVectorKernels(level).adam_row(
+          step, gradient.data(), n, state.variable.data(),
+          state.momentum.data(), state.velocity.data());
+      CHECK_EQ(state.variable.values(), expected.variable.values());
+      CHECK_EQ(state.momentum.values(), expected.momentum.values());
+      CHECK_EQ(state.velocity.values(), expected.velocity.values());
+      CHECK(state.variable.FencesStand());
+      CHECK(state.momentum.FencesStand());
+      CHECK(state.velocity.FencesStand());
+    }
+  }
+}
+
+TEST(AdamRowFollowsTheFormula) { CheckAdamRow(0.0); }
+TEST(AdamRowOfSpecialValues) { CheckAdamRow(0.1); }
+
+TEST(AdamRowWithoutEpsilonLeavesOtherElementsAlone) {
+  // 0 / 0 in the lanes past the end must not show.
+  const AdamRowStep step = {1.0f, 1.0f, 0.1f, 0.001f, 0.001f, 0.0f};
+  for (SimdLevel level : Levels()) {
+    const std::vector<float> gradient = {0.0f, 1.0f, -2.0f};
+    std::vector<float> variable = {1.0f, 2.0f, 3.0f}, momentum(3), velocity(3);
+    GetVectorKernels(level).adam_row(step, gradient.data(), 3, variable.data(),
+                                     momentum.data(), velocity.data());
+    CHECK(std::isnan(variable[0]));
+    CHECK_NEAR(variable[1], 2.0 - 0.0001 / std::sqrt(0.001), 1e-6);
+    CHECK_NEAR(variable[2], 3.0 + 0.0002 / std::sqrt(0.004), 1e-6);
+  }
+}
+
+}  // namespace
+}  // namespace testing
+}  // namespace keras_lsh

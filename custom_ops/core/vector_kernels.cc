@@ -1,0 +1,219 @@
+// Compile with -ffp-contract=off: a compiler that fuses multiplications and
+// additions by itself, at one level and not at another, makes results depend
+// on the processor.
+#include "custom_ops/core/vector_kernels.h"
+
+#include <cmath>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+// GCC 12's AVX-512 header leaves "undefined" vectors uninitialised on purpose,
+// and warns about them.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+namespace keras_lsh {
+namespace scalar {
+
+#define KLSH_TARGET
+
+struct Vec {
+  float lane[16];
+};
+
+static inline Vec Broadcast(float value) {
+  Vec r;
+  for (float& lane : r.lane) lane = value;
+  return r;
+}
+static inline Vec Zero() { return Broadcast(0.0f); }
+static inline Vec LoadPart(const float* p, int n) {
+  Vec r = Zero();
+  for (int i = 0; i < n; ++i) r.lane[i] = p[i];
+  return r;
+}
+static inline Vec Load(const float* p) { return LoadPart(p, 16); }
+static inline void StorePart(float* p, const Vec& v, int n) {
+  for (int i = 0; i < n; ++i) p[i] = v.lane[i];
+}
+static inline void Store(float* p, const Vec& v) { StorePart(p, v, 16); }
+
+template <typename Fn>
+static inline Vec Map(const Vec& a, const Vec& b, Fn fn) {
+  Vec r;
+  for (int i = 0; i < 16; ++i) r.lane[i] = fn(a.lane[i], b.lane[i]);
+  return r;
+}
+static inline Vec Fma(const Vec& a, const Vec& b, const Vec& c) {
+  Vec r;
+  for (int i = 0; i < 16; ++i) {
+    r.lane[i] = std::fma(a.lane[i], b.lane[i], c.lane[i]);
+  }
+  return r;
+}
+static inline Vec Mul(const Vec& a, const Vec& b) {
+  return Map(a, b, [](float x, float y) { return x * y; });
+}
+static inline Vec Add(const Vec& a, const Vec& b) {
+  return Map(a, b, [](float x, float y) { return x + y; });
+}
+static inline Vec Sub(const Vec& a, const Vec& b) {
+  return Map(a, b, [](float x, float y) { return x - y; });
+}
+static inline Vec Div(const Vec& a, const Vec& b) {
+  return Map(a, b, [](float x, float y) { return x / y; });
+}
+static inline Vec Sqrt(const Vec& a) {
+  return Map(a, a, [](float x, float) { return std::sqrt(x); });
+}
+static inline float Sum(Vec v) {
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) v.lane[i] += v.lane[i + half];
+  }
+  return v.lane[0];
+}
+
+#include "custom_ops/core/vector_kernels_body.inc"
+#undef KLSH_TARGET
+
+}  // namespace scalar
+
+#if defined(__x86_64__)
+
+namespace avx2 {
+
+#define KLSH_TARGET __attribute__((target("avx2,fma")))
+
+struct Vec {
+  __m256 low, high;
+};
+
+KLSH_TARGET static inline Vec Broadcast(float value) {
+  return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
+}
+KLSH_TARGET static inline Vec Zero() {
+  return {_mm256_setzero_ps(), _mm256_setzero_ps()};
+}
+KLSH_TARGET static inline Vec Load(const float* p) {
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+KLSH_TARGET static inline void Store(float* p, Vec v) {
+  _mm256_storeu_ps(p, v.low);
+  _mm256_storeu_ps(p + 8, v.high);
+}
+// All ones in the first n of 8 lanes.
+KLSH_TARGET static inline __m256i Mask(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+KLSH_TARGET static inline Vec LoadPart(const float* p, int n) {
+  return {_mm256_maskload_ps(p, Mask(n)),
+          n > 8 ? _mm256_maskload_ps(p + 8, Mask(n - 8)) : _mm256_setzero_ps()};
+}
+KLSH_TARGET static inline void StorePart(float* p, Vec v, int n) {
+  _mm256_maskstore_ps(p, Mask(n), v.low);
+  if (n > 8) _mm256_maskstore_ps(p + 8, Mask(n - 8), v.high);
+}
+KLSH_TARGET static inline Vec Fma(Vec a, Vec b, Vec c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low),
+          _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+KLSH_TARGET static inline Vec Mul(Vec a, Vec b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+KLSH_TARGET static inline Vec Add(Vec a, Vec b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+KLSH_TARGET static inline Vec Sub(Vec a, Vec b) {
+  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+KLSH_TARGET static inline Vec Div(Vec a, Vec b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
+KLSH_TARGET static inline Vec Sqrt(Vec a) {
+  return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)};
+}
+KLSH_TARGET static inline float Sum8(__m256 v) {
+  __m128 four =
+      _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+KLSH_TARGET static inline float Sum(Vec v) {
+  return Sum8(_mm256_add_ps(v.low, v.high));
+}
+
+#include "custom_ops/core/vector_kernels_body.inc"
+#undef KLSH_TARGET
+
+}  // namespace avx2
+
+namespace avx512 {
+
+#define KLSH_TARGET __attribute__((target("avx512f,avx2,fma")))
+
+using Vec = __m512;
+
+KLSH_TARGET static inline Vec Broadcast(float value) {
+  return _mm512_set1_ps(value);
+}
+KLSH_TARGET static inline Vec Zero() { return _mm512_setzero_ps(); }
+KLSH_TARGET static inline Vec Load(const float* p) {
+  return _mm512_loadu_ps(p);
+}
+KLSH_TARGET static inline void Store(float* p, Vec v) {
+  _mm512_storeu_ps(p, v);
+}
+KLSH_TARGET static inline __mmask16 Mask(int n) {
+  return static_cast<__mmask16>((1u << n) - 1);
+}
+KLSH_TARGET static inline Vec LoadPart(const float* p, int n) {
+  return _mm512_maskz_loadu_ps(Mask(n), p);
+}
+KLSH_TARGET static inline void StorePart(float* p, Vec v, int n) {
+  _mm512_mask_storeu_ps(p, Mask(n), v);
+}
+KLSH_TARGET static inline Vec Fma(Vec a, Vec b, Vec c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+KLSH_TARGET static inline Vec Mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+KLSH_TARGET static inline Vec Add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+KLSH_TARGET static inline Vec Sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+KLSH_TARGET static inline Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+KLSH_TARGET static inline Vec Sqrt(Vec a) { return _mm512_sqrt_ps(a); }
+KLSH_TARGET static inline float Sum(Vec v) {
+  const __m256 low = _mm512_castps512_ps256(v);
+  const __m256 high =
+      _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
+  const __m256 eight = _mm256_add_ps(low, high);
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight),
+                           _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+
+#include "custom_ops/core/vector_kernels_body.inc"
+#undef KLSH_TARGET
+
+}  // namespace avx512
+
+#endif  // defined(__x86_64__)
+
+const VectorKernels& GetVectorKernels(SimdLevel level) {
+#if defined(__x86_64__)
+  if (level == SimdLevel::kAvx512) return avx512::kKernels;
+  if (level == SimdLevel::kAvx2) return avx2::kKernels;
+#endif
+  (void)level;
+  return scalar::kKernels;
+}
+
+const VectorKernels& GetVectorKernels() {
+  return GetVectorKernels(ActiveSimdLevel());
+}
+
+}  // namespace keras_lsh

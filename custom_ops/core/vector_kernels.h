@@ -1,0 +1,47 @@
+#ifndef CUSTOM_OPS_CORE_VECTOR_KERNELS_H_
+#define CUSTOM_OPS_CORE_VECTOR_KERNELS_H_
+
+#include <cstdint>
+
+#include "custom_ops/core/simd.h"
+
+namespace keras_lsh {
+
+// Factors of one Adam step for one row of a variable.
+struct AdamRowStep {
+  float momentum_decay;  // beta_1 ^ skipped steps
+  float velocity_decay;  // beta_2 ^ skipped steps
+  float one_minus_beta_1;
+  float one_minus_beta_2;
+  float alpha;  // learning rate with its bias correction
+  float epsilon;
+};
+
+// The inner loops. All levels give the same bits: sums run over 16 lanes
+// (element j goes to lane j mod 16) with fused multiply-add, and the lanes are
+// added as a tree (i and i + 8, then + 4, + 2, + 1). The scalar level calls
+// fmaf, which is slow where the processor has no such instruction.
+struct VectorKernels {
+  // out[i] = row . vectors[i] for i in [0, count); all of length n.
+  void (*dots)(const float* row, const float* const* vectors, int64_t count,
+               int64_t n, float* out);
+
+  // out[j] = sum over i in [0, count), in this order, of scales[i] *
+  // rows[i][j], for j in [0, n).
+  void (*weighted_sum)(const float* const* rows, const float* scales,
+                       int64_t count, int64_t n, float* out);
+
+  // One Adam step on n elements, in place.
+  void (*adam_row)(const AdamRowStep& step, const float* gradient, int64_t n,
+                   float* variable, float* momentum, float* velocity);
+};
+
+// The kernels of a level, which the processor must have.
+const VectorKernels& GetVectorKernels(SimdLevel level);
+
+// The kernels of ActiveSimdLevel().
+const VectorKernels& GetVectorKernels();
+
+}  // namespace keras_lsh
+
+#endif  // CUSTOM_OPS_CORE_VECTOR_KERNELS_H_
