@@ -1,0 +1,188 @@
+// LshActiveMatmul and its gradients, each for a kernel that comes as a tensor
+// or as a variable.
+#include <algorithm>
+#include <cstdint>
+
+#include "custom_ops/core/active_matmul.h"
+#include "custom_ops/kernels/kernel_helpers.h"
+#include "custom_ops/kernels/variable_access.h"
+
+namespace keras_lsh {
+namespace {
+
+using ::tensorflow::OpKernel;
+using ::tensorflow::OpKernelConstruction;
+using ::tensorflow::OpKernelContext;
+using ::tensorflow::Tensor;
+using ::tensorflow::TensorShape;
+
+ActiveIds AsActiveIds(const Tensor& ids) {
+  return {ids.flat<int32_t>().data(), ids.dim_size(0), ids.dim_size(1)};
+}
+
+class ActiveMatmulOp : public OpKernel {
+ public:
+  explicit ActiveMatmulOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("keep", &keep_));
+    int num_bias;
+    OP_REQUIRES_OK(context, context->GetAttr("num_bias", &num_bias));
+    OP_REQUIRES(context, num_bias <= 1,
+                Invalid("`bias` must be one vector or nothing. Received: ",
+                        num_bias, " of them"));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& inputs = context->input(0);
+    const Tensor& ids = context->input(1);
+    ReadInPlace kernel, bias;
+    const bool use_bias = context->num_inputs() > 3;
+    OP_REQUIRES_OK(context, kernel.Open(context, 2, "kernel"));
+    if (use_bias) OP_REQUIRES_OK(context, bias.Open(context, 3, "bias"));
+    OP_REQUIRES_OK(context, Check(inputs, ids, kernel.tensor()));
+    if (use_bias) {
+      OP_REQUIRES(
+          context,
+          bias.tensor().shape() == TensorShape({kernel.tensor().dim_size(0)}),
+          Invalid("`bias` must have an element for each of the ",
+                  kernel.tensor().dim_size(0), " rows of `kernel`. ",
+                  "Received: shape=", bias.tensor().shape().DebugString()));
+    }
+
+    const ActiveIds active = AsActiveIds(ids);
+    NeuronSamples groups;
+    OP_REQUIRES_OK(context, ToTensorFlow(GroupByNeuron(
+                                active, kernel.tensor().dim_size(0), &groups)));
+    const int64_t keep = keep_ > 0 ? keep_ : active.active;
+    OP_REQUIRES(
+        context, keep <= active.active,
+        Invalid("`keep` must be at most the number of ids of a sample, ",
+                active.active, ". Received: keep=", keep));
+    const TensorShape kept_shape({active.batch, keep});
+    Tensor* values;
+    OP_REQUIRES_OK(context, context->allocate_output(0, kept_shape, &values));
+    const ParallelFor parallel_for = WorkerThreads(context);
+    const auto compute = [&](float* out) {
+      ActiveMatmul(active, groups, inputs.flat<float>().data(),
+                   inputs.dim_size(1), kernel.tensor().flat<float>().data(),
+                   use_bias ? bias.tensor().flat<float>().data() : nullptr,
+                   parallel_for, GetVectorKernels(), out);
+    };
+    if (keep == active.active) {
+      compute(values->flat<float>().data());
+      context->set_output(1, ids);
+      return;
+    }
+    Tensor all_values, *kept_ids;
+    OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
+                                                   ids.shape(), &all_values));
+    OP_REQUIRES_OK(context, context->allocate_output(1, kept_shape, &kept_ids));
+    compute(all_values.flat<float>().data());
+    KeepLargest(active, all_values.flat<float>().data(), keep, parallel_for,
+                kept_ids->flat<int32_t>().data(), values->flat<float>().data());
+  }
+
+ private:
+  absl::Status Check(const Tensor& inputs, const Tensor& ids,
+                     const Tensor& kernel) {
+    TF_RETURN_IF_ERROR(RequireRank(inputs, 2, "inputs"));
+    TF_RETURN_IF_ERROR(RequireRank(ids, 2, "ids"));
+    TF_RETURN_IF_ERROR(RequireRank(kernel, 2, "kernel"));
+    KLSH_REQUIRE(inputs.dim_size(1) == kernel.dim_size(1),
+                 "`inputs` must have as many columns as `kernel`, ",
+                 kernel.dim_size(1),
+                 ". Received: shape=", inputs.shape().DebugString());
+    KLSH_REQUIRE(ids.dim_size(0) == inputs.dim_size(0),
+                 "`ids` must have a row for each of the ", inputs.dim_size(0),
+                 " samples. Received: shape=", ids.shape().DebugString());
+    return absl::OkStatus();
+  }
+
+  int64_t keep_;
+};
+
+class ActiveMatmulGradInputOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& gradient = context->input(0);
+    const Tensor& ids = context->input(1);
+    ReadInPlace kernel;
+    OP_REQUIRES_OK(context, kernel.Open(context, 2, "kernel"));
+    OP_REQUIRES_OK(context, RequireRank(ids, 2, "ids"));
+    OP_REQUIRES_OK(context, RequireRank(kernel.tensor(), 2, "kernel"));
+    OP_REQUIRES(context, gradient.shape() == ids.shape(),
+                Invalid("`gradient` must have the shape of `ids`, ",
+                        ids.shape().DebugString(),
+                        ". Received: ", gradient.shape().DebugString()));
+    const ActiveIds active = AsActiveIds(ids);
+    OP_REQUIRES_OK(context,
+                   ToTensorFlow(CheckIds(active, kernel.tensor().dim_size(0))));
+    const int64_t input_dim = kernel.tensor().dim_size(1);
+    Tensor* input_gradient;
+    OP_REQUIRES_OK(context, context->allocate_output(
+                                0, TensorShape({active.batch, input_dim}),
+                                &input_gradient));
+    ActiveMatmulGradInput(active, gradient.flat<float>().data(),
+                          kernel.tensor().flat<float>().data(), input_dim,
+                          WorkerThreads(context), GetVectorKernels(),
+                          input_gradient->flat<float>().data());
+  }
+};
+
+class ActiveMatmulGradKernelOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& gradient = context->input(0);
+    const Tensor& ids = context->input(1);
+    const Tensor& inputs = context->input(2);
+    OP_REQUIRES_OK(context, RequireRank(ids, 2, "ids"));
+    OP_REQUIRES_OK(context, RequireRank(inputs, 2, "inputs"));
+    OP_REQUIRES_OK(context, RequireRank(context->input(3), 0, "units"));
+    const int64_t units = context->input(3).scalar<int64_t>()();
+    OP_REQUIRES(
+        context,
+        gradient.shape() == ids.shape() &&
+            ids.dim_size(0) == inputs.dim_size(0),
+        Invalid("`gradient`, `ids` and `inputs` must belong together. "
+                "Received: shapes ",
+                gradient.shape().DebugString(), ", ", ids.shape().DebugString(),
+                ", ", inputs.shape().DebugString()));
+    OP_REQUIRES(context, units >= 1,
+                Invalid("`units` must be positive. Received: units=", units));
+    const ActiveIds active = AsActiveIds(ids);
+    NeuronSamples groups;
+    OP_REQUIRES_OK(context,
+                   ToTensorFlow(GroupByNeuron(active, units, &groups)));
+    const int64_t num_rows = static_cast<int64_t>(groups.neurons.size());
+    Tensor *rows, *kernel_gradient, *bias_gradient;
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(0, TensorShape({num_rows}), &rows));
+    OP_REQUIRES_OK(context, context->allocate_output(
+                                1, TensorShape({num_rows, inputs.dim_size(1)}),
+                                &kernel_gradient));
+    OP_REQUIRES_OK(context, context->allocate_output(2, TensorShape({num_rows}),
+                                                     &bias_gradient));
+    std::copy(groups.neurons.begin(), groups.neurons.end(),
+              rows->flat<int32_t>().data());
+    ActiveMatmulGradKernel(active, groups, gradient.flat<float>().data(),
+                           inputs.flat<float>().data(), inputs.dim_size(1),
+                           WorkerThreads(context), GetVectorKernels(),
+                           kernel_gradient->flat<float>().data(),
+                           bias_gradient->flat<float>().data());
+  }
+};
+
+#define REGISTER(op, kernel) \
+  REGISTER_KERNEL_BUILDER(Name(op).Device(tensorflow::DEVICE_CPU), kernel)
+REGISTER("LshActiveMatmul", ActiveMatmulOp);
+REGISTER("LshResourceActiveMatmul", ActiveMatmulOp);
+REGISTER("LshActiveMatmulGradInput", ActiveMatmulGradInputOp);
+REGISTER("LshResourceActiveMatmulGradInput", ActiveMatmulGradInputOp);
+REGISTER("LshActiveMatmulGradKernel", ActiveMatmulGradKernelOp);
+#undef REGISTER
+
+}  // namespace
+}  // namespace keras_lsh

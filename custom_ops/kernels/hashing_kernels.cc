@@ -1,0 +1,155 @@
+// LshHashCodes, LshBuildTables and LshProbeSequence.
+#include <cstdint>
+#include <limits>
+
+#include "custom_ops/core/bucket_tables.h"
+#include "custom_ops/core/hash_codes.h"
+#include "custom_ops/core/probe_sequence.h"
+#include "custom_ops/kernels/kernel_helpers.h"
+
+namespace keras_lsh {
+namespace {
+
+using ::tensorflow::OpKernel;
+using ::tensorflow::OpKernelConstruction;
+using ::tensorflow::OpKernelContext;
+using ::tensorflow::Tensor;
+using ::tensorflow::TensorShape;
+
+// The attributes `tables` and `bits`, checked against the width of margins.
+struct CodeShape {
+  int tables = 0;
+  int bits = 0;
+
+  absl::Status Read(OpKernelConstruction* context) {
+    TF_RETURN_IF_ERROR(context->GetAttr("tables", &tables));
+    TF_RETURN_IF_ERROR(context->GetAttr("bits", &bits));
+    KLSH_REQUIRE(bits <= kMaxBits, "`bits` must be at most ", kMaxBits,
+                 ". Received: bits=", bits);
+    KLSH_REQUIRE(int64_t{tables} << bits <= std::numeric_limits<int32_t>::max(),
+                 "`tables` * 2^`bits` must be below 2^31. Received: tables=",
+                 tables, ", bits=", bits);
+    return absl::OkStatus();
+  }
+
+  absl::Status Check(const Tensor& margins) const {
+    TF_RETURN_IF_ERROR(RequireRank(margins, 2, "margins"));
+    KLSH_REQUIRE(margins.dim_size(1) == int64_t{tables} * bits,
+                 "`margins` must have tables * bits = ", int64_t{tables} * bits,
+                 " columns. Received: shape=", margins.shape().DebugString());
+    return absl::OkStatus();
+  }
+};
+
+class HashCodesOp : public OpKernel {
+ public:
+  explicit HashCodesOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, shape_.Read(context));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& margins = context->input(0);
+    OP_REQUIRES_OK(context, shape_.Check(margins));
+    Tensor* codes;
+    OP_REQUIRES_OK(
+        context,
+        context->allocate_output(
+            0, TensorShape({margins.dim_size(0), shape_.tables}), &codes));
+    const float* margin = margins.flat<float>().data();
+    int32_t* code = codes->flat<int32_t>().data();
+    const int64_t width = int64_t{shape_.tables} * shape_.bits;
+    WorkerThreads(context)(
+        margins.dim_size(0), 2 * width, [&](int64_t begin, int64_t end) {
+          HashCodes(margin + begin * width, end - begin, shape_.tables,
+                    shape_.bits, code + begin * shape_.tables);
+        });
+  }
+
+ private:
+  CodeShape shape_;
+};
+
+class BuildTablesOp : public OpKernel {
+ public:
+  explicit BuildTablesOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("buckets", &buckets_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& codes = context->input(0);
+    OP_REQUIRES_OK(context, RequireRank(codes, 2, "codes"));
+    const int64_t units = codes.dim_size(0), tables = codes.dim_size(1);
+    OP_REQUIRES(
+        context,
+        units <= std::numeric_limits<int32_t>::max() &&
+            buckets_ < std::numeric_limits<int32_t>::max(),
+        Invalid("units and `buckets` must be below 2^31. Received: units=",
+                units, ", buckets=", buckets_));
+    Tensor *offsets, *ids;
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(
+                       0, TensorShape({tables, buckets_ + 1}), &offsets));
+    OP_REQUIRES_OK(context, context->allocate_output(
+                                1, TensorShape({tables, units}), &ids));
+    OP_REQUIRES_OK(context, ToTensorFlow(BuildBucketTables(
+                                codes.flat<int32_t>().data(), units, tables,
+                                buckets_, offsets->flat<int32_t>().data(),
+                                ids->flat<int32_t>().data())));
+  }
+
+ private:
+  int64_t buckets_;
+};
+
+class ProbeSequenceOp : public OpKernel {
+ public:
+  explicit ProbeSequenceOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, shape_.Read(context));
+    OP_REQUIRES_OK(context, context->GetAttr("probes", &probes_));
+    OP_REQUIRES(
+        context, probes_ <= int64_t{1} << shape_.bits,
+        Invalid("`probes` must be at most 2^bits = ", int64_t{1} << shape_.bits,
+                ". Received: probes=", probes_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& margins = context->input(0);
+    OP_REQUIRES_OK(context, shape_.Check(margins));
+    const int64_t batch = margins.dim_size(0);
+    const int64_t count = shape_.tables * probes_;
+    Tensor *buckets, *weights;
+    OP_REQUIRES_OK(context, context->allocate_output(
+                                0, TensorShape({batch, count}), &buckets));
+    OP_REQUIRES_OK(context, context->allocate_output(
+                                1, TensorShape({batch, count}), &weights));
+    const float* margin = margins.flat<float>().data();
+    int32_t* bucket = buckets->flat<int32_t>().data();
+    int32_t* weight = weights->flat<int32_t>().data();
+    WorkerThreads(context)(
+        batch, 100 * count + 100, [&](int64_t begin, int64_t end) {
+          ProbeSequencer sequencer(shape_.bits, shape_.tables);
+          std::vector<float> costs(count);
+          for (int64_t b = begin; b < end; ++b) {
+            sequencer.Run(margin + b * shape_.tables * shape_.bits, count,
+                          bucket + b * count, costs.data());
+            for (int64_t i = 0; i < count; ++i) {
+              weight[b * count + i] = ProbeWeight(costs[i]);
+            }
+          }
+        });
+  }
+
+ private:
+  CodeShape shape_;
+  int64_t probes_;
+};
+
+REGISTER_KERNEL_BUILDER(Name("LshHashCodes").Device(tensorflow::DEVICE_CPU),
+                        HashCodesOp);
+REGISTER_KERNEL_BUILDER(Name("LshBuildTables").Device(tensorflow::DEVICE_CPU),
+                        BuildTablesOp);
+REGISTER_KERNEL_BUILDER(Name("LshProbeSequence").Device(tensorflow::DEVICE_CPU),
+                        ProbeSequenceOp);
+
+}  // namespace
+}  // namespace keras_lsh

@@ -1,0 +1,97 @@
+// What every kernel needs: TensorFlow's thread pool and error type for the
+// core.
+#ifndef CUSTOM_OPS_KERNELS_KERNEL_HELPERS_H_
+#define CUSTOM_OPS_KERNELS_KERNEL_HELPERS_H_
+
+#include <mutex>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+#include "custom_ops/core/parallel.h"
+#include "custom_ops/core/status.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/platform/denormal.h"
+#include "tensorflow/core/util/work_sharder.h"
+
+namespace keras_lsh {
+
+// An InvalidArgument error whose message is the parts, one after the other.
+template <typename... Parts>
+absl::Status Invalid(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  return absl::InvalidArgumentError(message.str());
+}
+
+inline absl::Status ToTensorFlow(const Status& status) {
+  return status.ok() ? absl::OkStatus() : Invalid(status.message());
+}
+
+// The device's own worker threads, as the core wants them. TensorFlow's threads
+// flush subnormal numbers to zero, a calling Python thread does not: do it in
+// both, so that results do not depend on which thread computes what.
+inline ParallelFor WorkerThreads(tensorflow::OpKernelContext* context) {
+  const auto* workers = context->device()->tensorflow_cpu_worker_threads();
+  return [workers](int64_t total, int64_t cost_per_item, const RangeFn& fn) {
+    tensorflow::Shard(workers->num_threads, workers->workers, total,
+                      cost_per_item, [&fn](int64_t begin, int64_t end) {
+                        tensorflow::port::ScopedFlushDenormal flush;
+                        fn(begin, end);
+                      });
+  };
+}
+
+// Fails the op unless the condition holds; `...` is the message. For use in
+// functions that return absl::Status.
+#define KLSH_REQUIRE(condition, ...)               \
+  do {                                             \
+    if (!(condition)) return Invalid(__VA_ARGS__); \
+  } while (false)
+
+inline absl::Status RequireRank(const tensorflow::Tensor& tensor, int rank,
+                                const char* name) {
+  KLSH_REQUIRE(tensor.dims() == rank, "`", name, "` must have rank ", rank,
+               ". Received: shape=", tensor.shape().DebugString());
+  return absl::OkStatus();
+}
+
+// Keeps the first failure of several threads.
+class FirstError {
+ public:
+  void Update(const Status& status) {
+    if (status.ok()) return;
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (status_.ok()) status_ = status;
+  }
+  const Status& status() const { return status_; }
+
+ private:
+  std::mutex mutex_;
+  Status status_;
+};
+
+// Objects that are costly to make, lent to whoever needs one.
+template <typename T>
+class Pool {
+ public:
+  T Take() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) return T();
+    T object = std::move(free_.back());
+    free_.pop_back();
+    return object;
+  }
+  void Return(T object) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(object));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<T> free_;
+};
+
+}  // namespace keras_lsh
+
+#endif  // CUSTOM_OPS_KERNELS_KERNEL_HELPERS_H_

@@ -1,0 +1,59 @@
+// Reading a variable in place, whether it comes as a tensor or as a handle.
+#ifndef CUSTOM_OPS_KERNELS_VARIABLE_ACCESS_H_
+#define CUSTOM_OPS_KERNELS_VARIABLE_ACCESS_H_
+
+#include <memory>
+#include <string>
+
+#include "custom_ops/kernels/kernel_helpers.h"
+#include "tensorflow/core/framework/resource_mgr.h"
+#include "tensorflow/core/framework/resource_var.h"
+
+namespace keras_lsh {
+
+// Looks up the variable behind input `i`; an error if it has no float value.
+inline absl::Status LookupVariable(
+    tensorflow::OpKernelContext* context, int i, const char* name,
+    tensorflow::DataType dtype,
+    tensorflow::core::RefCountPtr<tensorflow::Var>* variable) {
+  TF_RETURN_IF_ERROR(LookupResource(
+      context, tensorflow::HandleFromInput(context, i), variable));
+  tensorflow::tf_shared_lock lock(*(*variable)->mu());
+  KLSH_REQUIRE(
+      (*variable)->is_initialized && (*variable)->tensor()->dtype() == dtype,
+      "`", name, "` must be an initialised variable of type ",
+      tensorflow::DataTypeString(dtype), ". Received: ",
+      (*variable)->is_initialized
+          ? tensorflow::DataTypeString((*variable)->tensor()->dtype())
+          : std::string("an uninitialised variable"));
+  return absl::OkStatus();
+}
+
+// A tensor input, or the value of a variable input held under the variable's
+// shared lock: no copy is made, also where an earlier sparse update has put the
+// variable into TensorFlow's copy-on-read mode.
+class ReadInPlace {
+ public:
+  absl::Status Open(tensorflow::OpKernelContext* context, int i,
+                    const char* name) {
+    if (context->input_dtype(i) != tensorflow::DT_RESOURCE) {
+      tensor_ = &context->input(i);
+      return absl::OkStatus();
+    }
+    TF_RETURN_IF_ERROR(
+        LookupVariable(context, i, name, tensorflow::DT_FLOAT, &variable_));
+    lock_ = std::make_unique<tensorflow::tf_shared_lock>(*variable_->mu());
+    tensor_ = variable_->tensor();
+    return absl::OkStatus();
+  }
+  const tensorflow::Tensor& tensor() const { return *tensor_; }
+
+ private:
+  const tensorflow::Tensor* tensor_ = nullptr;
+  tensorflow::core::RefCountPtr<tensorflow::Var> variable_;
+  std::unique_ptr<tensorflow::tf_shared_lock> lock_;
+};
+
+}  // namespace keras_lsh
+
+#endif  // CUSTOM_OPS_KERNELS_VARIABLE_ACCESS_H_

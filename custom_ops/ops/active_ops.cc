@@ -1,0 +1,235 @@
+// Declarations of the ops that compute and update the active neurons only:
+// inputs, outputs, shapes and documentation. The kernels are in
+// custom_ops/kernels.
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace keras_lsh {
+namespace {
+
+using ::tensorflow::shape_inference::DimensionHandle;
+using ::tensorflow::shape_inference::InferenceContext;
+using ::tensorflow::shape_inference::ShapeHandle;
+
+// The shape of input `i`, which is a tensor or the handle of a variable.
+ShapeHandle TensorOrVariableShape(InferenceContext* c, int i) {
+  const auto* handle = c->input_handle_shapes_and_types(i);
+  if (handle != nullptr && !handle->empty()) return (*handle)[0].shape;
+  return c->UnknownShape();
+}
+
+template <bool kIsResource>
+absl::Status ActiveMatmulShape(InferenceContext* c) {
+  ShapeHandle inputs, ids, kernel, bias;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &inputs));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &ids));
+  kernel = kIsResource ? TensorOrVariableShape(c, 2) : c->input(2);
+  TF_RETURN_IF_ERROR(c->WithRank(kernel, 2, &kernel));
+  DimensionHandle batch, unused;
+  TF_RETURN_IF_ERROR(c->Merge(c->Dim(inputs, 0), c->Dim(ids, 0), &batch));
+  TF_RETURN_IF_ERROR(c->Merge(c->Dim(inputs, 1), c->Dim(kernel, 1), &unused));
+  if (c->num_inputs() > 3) {
+    bias = kIsResource ? TensorOrVariableShape(c, 3) : c->input(3);
+    TF_RETURN_IF_ERROR(c->WithRank(bias, 1, &bias));
+    TF_RETURN_IF_ERROR(c->Merge(c->Dim(bias, 0), c->Dim(kernel, 0), &unused));
+  }
+  int64_t keep;
+  TF_RETURN_IF_ERROR(c->GetAttr("keep", &keep));
+  const DimensionHandle active = keep > 0 ? c->MakeDim(keep) : c->Dim(ids, 1);
+  c->set_output(0, c->Matrix(batch, active));
+  c->set_output(1, c->Matrix(batch, active));
+  return absl::OkStatus();
+}
+
+template <bool kIsResource>
+absl::Status GradInputShape(InferenceContext* c) {
+  ShapeHandle gradient, kernel;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &gradient));
+  TF_RETURN_IF_ERROR(c->Merge(gradient, c->input(1), &gradient));
+  kernel = kIsResource ? TensorOrVariableShape(c, 2) : c->input(2);
+  TF_RETURN_IF_ERROR(c->WithRank(kernel, 2, &kernel));
+  c->set_output(0, c->Matrix(c->Dim(gradient, 0), c->Dim(kernel, 1)));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+constexpr char kActiveMatmulDoc[] = R"doc(
+Inner products of each sample with the neurons that are active for it.
+
+inputs: [batch, input_dim].
+ids: [batch, active], neuron numbers in [0, units); -1 marks an unused place.
+kernel: [units, input_dim], one row a neuron (or the variable that holds it, which
+  is read in place).
+bias: [units], or nothing.
+keep: if positive, only the `keep` largest values of each sample are returned (of
+  equal ones the smaller id; NaN counts as largest).
+values: [batch, active or keep], kernel[id] . inputs + bias[id]; 0 in unused places.
+active_ids: [batch, active or keep], the neuron of each value.
+)doc";
+
+REGISTER_OP("LshActiveMatmul")
+    .Input("inputs: float")
+    .Input("ids: int32")
+    .Input("kernel: float")
+    .Input("bias: num_bias * float")
+    .Output("values: float")
+    .Output("active_ids: int32")
+    .Attr("num_bias: int >= 0")
+    .Attr("keep: int >= 0 = 0")
+    .SetShapeFn(ActiveMatmulShape<false>)
+    .Doc(kActiveMatmulDoc);
+
+REGISTER_OP("LshResourceActiveMatmul")
+    .Input("inputs: float")
+    .Input("ids: int32")
+    .Input("kernel: resource")
+    .Input("bias: num_bias * resource")
+    .Output("values: float")
+    .Output("active_ids: int32")
+    .Attr("num_bias: int >= 0")
+    .Attr("keep: int >= 0 = 0")
+    .SetIsStateful()
+    .SetShapeFn(ActiveMatmulShape<true>)
+    .Doc(kActiveMatmulDoc);
+
+constexpr char kGradInputDoc[] = R"doc(
+The gradient of LshActiveMatmul by its inputs.
+
+gradient: [batch, active], by the values.
+ids: [batch, active], the active_ids of the forward op.
+kernel: [units, input_dim], or the variable that holds it.
+input_gradient: [batch, input_dim].
+)doc";
+
+REGISTER_OP("LshActiveMatmulGradInput")
+    .Input("gradient: float")
+    .Input("ids: int32")
+    .Input("kernel: float")
+    .Output("input_gradient: float")
+    .SetShapeFn(GradInputShape<false>)
+    .Doc(kGradInputDoc);
+
+REGISTER_OP("LshResourceActiveMatmulGradInput")
+    .Input("gradient: float")
+    .Input("ids: int32")
+    .Input("kernel: resource")
+    .Output("input_gradient: float")
+    .SetIsStateful()
+    .SetShapeFn(GradInputShape<true>)
+    .Doc(kGradInputDoc);
+
+REGISTER_OP("LshActiveMatmulGradKernel")
+    .Input("gradient: float")
+    .Input("ids: int32")
+    .Input("inputs: float")
+    .Input("units: int64")
+    .Output("rows: int32")
+    .Output("kernel_gradient: float")
+    .Output("bias_gradient: float")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle gradient, inputs, unused;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &gradient));
+      TF_RETURN_IF_ERROR(c->Merge(gradient, c->input(1), &gradient));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 2, &inputs));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 0, &unused));
+      const DimensionHandle rows = c->UnknownDim();
+      c->set_output(0, c->Vector(rows));
+      c->set_output(1, c->Matrix(rows, c->Dim(inputs, 1)));
+      c->set_output(2, c->Vector(rows));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The gradient of LshActiveMatmul by the rows of its kernel and by its bias.
+
+gradient: [batch, active], by the values.
+ids: [batch, active], the active_ids of the forward op.
+inputs: [batch, input_dim].
+units: scalar, the number of rows of the kernel.
+rows: [num_rows], the neurons that some sample computed; unique and ascending.
+kernel_gradient: [num_rows, input_dim].
+bias_gradient: [num_rows].
+)doc");
+
+REGISTER_OP("LshScatterActive")
+    .Input("values: T")
+    .Input("ids: int32")
+    .Output("outputs: T")
+    .Attr("units: int >= 1")
+    .Attr("T: {float, bfloat16, half}")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle values;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &values));
+      TF_RETURN_IF_ERROR(c->Merge(values, c->input(1), &values));
+      int64_t units;
+      TF_RETURN_IF_ERROR(c->GetAttr("units", &units));
+      c->set_output(0, c->Matrix(c->Dim(values, 0), units));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Writes the values of the active neurons into rows of zeros.
+
+values: [batch, active].
+ids: [batch, active], in [0, units); -1 marks an unused place.
+outputs: [batch, units].
+)doc");
+
+REGISTER_OP("LshGatherActive")
+    .Input("inputs: T")
+    .Input("ids: int32")
+    .Output("values: T")
+    .Attr("T: {float, bfloat16, half}")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle inputs, ids;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &inputs));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &ids));
+      DimensionHandle batch;
+      TF_RETURN_IF_ERROR(c->Merge(c->Dim(inputs, 0), c->Dim(ids, 0), &batch));
+      c->set_output(0, c->Matrix(batch, c->Dim(ids, 1)));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Reads the values of the active neurons; the gradient of LshScatterActive.
+
+inputs: [batch, units].
+ids: [batch, active], in [0, units); -1 marks an unused place.
+values: [batch, active]; 0 in unused places.
+)doc");
+
+REGISTER_OP("LshResourceRowAdam")
+    .Input("variable: resource")
+    .Input("momentum: resource")
+    .Input("velocity: resource")
+    .Input("last_step: resource")
+    .Input("rows: int32")
+    .Input("gradient: float")
+    .Input("alpha: float")
+    .Input("step: int64")
+    .Attr("beta_1: float")
+    .Attr("beta_2: float")
+    .Attr("epsilon: float")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle unused;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 1, &unused));
+      TF_RETURN_IF_ERROR(c->WithRankAtLeast(c->input(5), 1, &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(6), 0, &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(7), 0, &unused));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+One Adam step on the rows of a variable that have a gradient, in place.
+
+variable: [total_rows, ...], float32.
+momentum: first moments, of the variable's shape.
+velocity: second moments, of the variable's shape.
+last_step: [total_rows], int32, the step that last changed each row.
+rows: [num_rows], strictly ascending.
+gradient: [num_rows, ...].
+alpha: scalar, learning rate * sqrt(1 - beta_2^step) / (1 - beta_1^step).
+step: scalar, the number of this step, from 1. The moments of a row that skipped n
+  steps decay by beta^n first.
+)doc");
+
+}  // namespace keras_lsh

@@ -1,0 +1,142 @@
+// Declarations of the ops that hash, probe and select: inputs, outputs, shapes
+// and documentation. The kernels are in custom_ops/kernels.
+#include "tensorflow/core/framework/common_shape_fns.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/shape_inference.h"
+
+namespace keras_lsh {
+namespace {
+
+using ::tensorflow::shape_inference::DimensionHandle;
+using ::tensorflow::shape_inference::InferenceContext;
+using ::tensorflow::shape_inference::ShapeHandle;
+
+// [n, tables * bits] margins; sets *n.
+absl::Status MarginsShape(InferenceContext* c, DimensionHandle* n,
+                          int64_t* tables, int64_t* bits) {
+  TF_RETURN_IF_ERROR(c->GetAttr("tables", tables));
+  TF_RETURN_IF_ERROR(c->GetAttr("bits", bits));
+  ShapeHandle margins;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &margins));
+  DimensionHandle width;
+  TF_RETURN_IF_ERROR(c->WithValue(c->Dim(margins, 1), *tables * *bits, &width));
+  *n = c->Dim(margins, 0);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+REGISTER_OP("LshHashCodes")
+    .Input("margins: float")
+    .Output("codes: int32")
+    .Attr("tables: int >= 1")
+    .Attr("bits: int >= 1")
+    .SetShapeFn([](InferenceContext* c) {
+      DimensionHandle n;
+      int64_t tables, bits;
+      TF_RETURN_IF_ERROR(MarginsShape(c, &n, &tables, &bits));
+      c->set_output(0, c->MakeShape({n, c->MakeDim(tables)}));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Packs the signs of margins into bucket codes.
+
+margins: [n, tables * bits], inner products with the hash directions.
+codes: [n, tables]; bit j of code t is margins[:, t * bits + j] > 0.
+)doc");
+
+REGISTER_OP("LshBuildTables")
+    .Input("codes: int32")
+    .Output("offsets: int32")
+    .Output("ids: int32")
+    .Attr("buckets: int >= 1")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle codes;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &codes));
+      int64_t buckets;
+      TF_RETURN_IF_ERROR(c->GetAttr("buckets", &buckets));
+      const DimensionHandle units = c->Dim(codes, 0);
+      const DimensionHandle tables = c->Dim(codes, 1);
+      c->set_output(0, c->MakeShape({tables, c->MakeDim(buckets + 1)}));
+      c->set_output(1, c->MakeShape({tables, units}));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Sorts neurons into the buckets of each table (compressed sparse rows).
+
+codes: [units, tables], each in [0, buckets).
+offsets: [tables, buckets + 1]; bucket c of table t is
+  ids[t, offsets[t, c] : offsets[t, c + 1]].
+ids: [tables, units], ascending within a bucket.
+)doc");
+
+REGISTER_OP("LshProbeSequence")
+    .Input("margins: float")
+    .Output("buckets: int32")
+    .Output("weights: int32")
+    .Attr("tables: int >= 1")
+    .Attr("bits: int >= 1")
+    .Attr("probes: int >= 1")
+    .SetShapeFn([](InferenceContext* c) {
+      DimensionHandle n;
+      int64_t tables, bits, probes;
+      TF_RETURN_IF_ERROR(MarginsShape(c, &n, &tables, &bits));
+      TF_RETURN_IF_ERROR(c->GetAttr("probes", &probes));
+      const ShapeHandle out = c->MakeShape({n, c->MakeDim(tables * probes)});
+      c->set_output(0, out);
+      c->set_output(1, out);
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The buckets to look into, most promising first (Lv et al. 2007, multi-probe LSH).
+
+margins: [batch, tables * bits].
+buckets: [batch, tables * probes], global numbers table * 2^bits + code: the
+  initial bucket of each table, then the cheapest perturbations over all tables,
+  a cost being the sum of the squared margins of the flipped bits.
+weights: [batch, tables * probes], 65536 / (1 + cost), truncated.
+)doc");
+
+REGISTER_OP("LshSelectActive")
+    .Input("buckets: int32")
+    .Input("weights: int32")
+    .Input("offsets: int32")
+    .Input("table_ids: int32")
+    .Input("forced: int32")
+    .Input("fill_seeds: int32")
+    .Output("ids: int32")
+    .Attr("active: int >= 1")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle buckets, offsets, table_ids, forced, fill_seeds, unused;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &buckets));
+      TF_RETURN_IF_ERROR(c->Merge(buckets, c->input(1), &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 2, &offsets));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 2, &table_ids));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 2, &forced));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(5), 1, &fill_seeds));
+      DimensionHandle batch, unused_dim;
+      TF_RETURN_IF_ERROR(
+          c->Merge(c->Dim(buckets, 0), c->Dim(forced, 0), &batch));
+      TF_RETURN_IF_ERROR(
+          c->Merge(c->Dim(offsets, 0), c->Dim(table_ids, 0), &unused_dim));
+      int64_t active;
+      TF_RETURN_IF_ERROR(c->GetAttr("active", &active));
+      c->set_output(0, c->MakeShape({batch, c->MakeDim(active)}));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Chooses the active neurons of each sample from the buckets it probes.
+
+buckets: [batch, num_probes], global bucket numbers.
+weights: [batch, num_probes], >= 1. A neuron's score is the sum of the weights of
+  the probed buckets that contain it.
+offsets: [tables, buckets per table + 1].
+table_ids: [tables, units].
+forced: [batch, num_forced], neurons that are active in any case; -1 for none.
+fill_seeds: [batch], seeds of the choice that fills up a set that is too small, or
+  [0] to leave it small.
+ids: [batch, active], ascending, unused places last and -1. Chosen are the forced
+  neurons, then the others by (score descending, id ascending), then the fill.
+)doc");
+
+}  // namespace keras_lsh

@@ -1,0 +1,29 @@
+"""Dense layers for Keras that compute only the neurons that matter."""
+
+from keras_lsh import diagnostics, hashing, ops
+from keras_lsh._version import __version__
+from keras_lsh.callbacks import RebuildTables
+from keras_lsh.conversion import convert_model, from_dense, to_dense
+from keras_lsh.export import export_portable, freeze
+from keras_lsh.hashing import L2ALSH, SignALSH, SimHash, SimpleLSH
+from keras_lsh.layers import LSHDense
+from keras_lsh.optimizers import LazyAdam
+
+__all__ = [
+    "L2ALSH",
+    "LSHDense",
+    "LazyAdam",
+    "RebuildTables",
+    "SignALSH",
+    "SimHash",
+    "SimpleLSH",
+    "__version__",
+    "convert_model",
+    "diagnostics",
+    "export_portable",
+    "freeze",
+    "from_dense",
+    "hashing",
+    "ops",
+    "to_dense",
+]

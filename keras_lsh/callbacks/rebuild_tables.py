@@ -1,0 +1,101 @@
+"""The callback that keeps hash tables fresh."""
+
+import math
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lsh.layers.finding import lsh_layers
+
+
+class RebuildTables(keras.callbacks.Callback):
+    """Rebuilds the hash tables of a model's LSHDense layers as training goes on.
+
+    Tables are rebuilt when training begins, then whenever `every` optimizer steps have
+    passed, and when training ends. Layers that are not trainable, and layers that have
+    nothing to rebuild, are left alone.
+
+    Each batch's `logs` get `lsh/rebuild_ms`, the mean time of the epoch's rebuilds in
+    milliseconds, `lsh/rebuilds`, their number since training began, and
+    `lsh/codes_changed`, the share of neurons that the last rebuild found under a new
+    code, averaged over the layers; so they appear in `History`, TensorBoard, CSVLogger.
+
+    Args:
+        every: Optimizer steps from one rebuild to the next; positive integer. Fresh
+            tables are worth more than rare rebuilds save: a rebuild costs about as much
+            as a fraction of a step, and stale tables miss the neurons that matter.
+        growth: Factor, at least 1, by which the interval grows at each rebuild: weights
+            move less and less, so 1.05 saves work in a long training (SLIDE, Chen et
+            al. 2020, section 3.1.2, lets it grow exponentially).
+    """
+
+    def __init__(self, every: int = 10, growth: float = 1.0):
+        super().__init__()
+        is_integer = isinstance(every, (int, np.integer)) and not isinstance(
+            every, bool
+        )
+        if not is_integer or every < 1:
+            raise ValueError(
+                "Received an invalid value for `every`, expected a positive integer. "
+                f"Received: every={every}"
+            )
+        if not isinstance(growth, (int, float)) or not 1 <= growth < math.inf:
+            raise ValueError(
+                "Received an invalid value for `growth`, expected a number of at "
+                f"least 1. Received: growth={growth}"
+            )
+        self.every = int(every)
+        self.growth = float(growth)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._interval = float(self.every)
+        self._rebuilds = 0
+        self._epoch_ms: list[float] = []
+        self._codes_changed: float | None = None
+        self._rebuild()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch_ms = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        # Counted by the optimizer, not by calls: one call may be many steps
+        # (`steps_per_execution`).
+        if self._iterations() - self._last_rebuild >= self._interval:
+            self._interval *= self.growth
+            self._rebuild()
+        self._report(logs)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._report(logs)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._iterations() > self._last_rebuild:
+            self._rebuild()
+
+    def _iterations(self) -> int:
+        return int(self.model.optimizer.iterations.numpy())
+
+    def _rebuild(self) -> None:
+        layers = [
+            layer
+            for layer in lsh_layers(self.model)
+            if layer.built and layer.trainable and layer.selection == "lsh"
+        ]
+        self._last_rebuild = self._iterations()
+        if not layers:
+            return
+        start = time.perf_counter()
+        changed = [layer.rebuild_tables()["codes_changed"] for layer in layers]
+        self._codes_changed = float(np.mean([share.numpy() for share in changed]))
+        self._epoch_ms.append(1000 * (time.perf_counter() - start))
+        self._rebuilds += 1
+
+    def _report(self, logs: Any) -> None:
+        if logs is None or self._codes_changed is None:
+            return
+        if self._epoch_ms:
+            logs["lsh/rebuild_ms"] = float(np.mean(self._epoch_ms))
+        logs["lsh/rebuilds"] = self._rebuilds
+        logs["lsh/codes_changed"] = self._codes_changed

@@ -1,0 +1,30 @@
+"""Data sets: builders for TensorFlow Datasets (TFDS), and a loader into memory.
+
+TFDS is an extra, `pip install "keras_lsh[datasets]"`, and is imported when a set is
+loaded or a builder is asked for, not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from keras_lsh.datasets.drawing import draw_convex, draw_rectangles
+from keras_lsh.datasets.loading import load
+
+if TYPE_CHECKING:
+    from keras_lsh.datasets.convex import Convex
+    from keras_lsh.datasets.rectangles import Rectangles
+
+__all__ = ["Convex", "Rectangles", "draw_convex", "draw_rectangles", "load"]
+
+_LAZY = {
+    "Convex": "keras_lsh.datasets.convex",
+    "Rectangles": "keras_lsh.datasets.rectangles",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,125 @@
+"""What a hash family is."""
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lsh.hashing._config import Config
+
+State = Mapping[str, Any]
+
+
+class HashFamily(Config, abc.ABC):
+    """Puts neurons into buckets, and says which buckets an input should look into.
+
+    A family is a small description: it holds no weights, it can be serialised, and one
+    object may be given to several layers. What a layer needs beyond it, such as random
+    directions or running statistics, is the layer's *state*: named arrays that
+    `initial_state` makes, that the layer keeps as non-trainable weights, and that the
+    other methods get back as a mapping of the same names to tensors or variables.
+
+    Over time, a layer calls
+
+    - `initial_state` once, when it is built;
+    - `observe` with training batches, if it gathers statistics;
+    - `refresh`, then `neuron_codes`, each time it rebuilds its hash tables, the first
+      time in `build`;
+    - `input_probes` with every batch.
+
+    Subclasses are registered with `keras.saving.register_keras_serializable(
+    "keras_lsh")` and pass all that defines them through `get_config`.
+
+    Attributes:
+        tables: Number of hash tables.
+        probes: Buckets that an input looks into per table, on average.
+    """
+
+    tables: int
+    probes: int
+
+    @property
+    @abc.abstractmethod
+    def buckets(self) -> int:
+        """Number of buckets of a table."""
+
+    @abc.abstractmethod
+    def initial_state(self, input_dim: int) -> dict[str, np.ndarray]:
+        """The state of a new layer with `input_dim` inputs: names and arrays.
+
+        Shapes and dtypes never change. The same arguments give the same arrays.
+        """
+
+    def observe(self, inputs: tf.Tensor, state: State) -> dict[str, tf.Tensor]:
+        """What a training batch changes in the state.
+
+        Must leave alone what `neuron_codes` and `input_probes` read: neurons and inputs
+        are to be hashed alike, and neurons are hashed again only when the tables are.
+
+        Args:
+            inputs: float32 `[batch, input_dim]`. The batch may be empty; rows that are
+                not finite are ignored.
+            state: The layer's state.
+
+        Returns:
+            New values of some entries of the state (here: none).
+        """
+        return {}
+
+    def refresh(self, kernel: Any, bias: Any, state: State) -> dict[str, tf.Tensor]:
+        """What changes in the state when all neurons are about to be hashed again.
+
+        Args:
+            kernel: `[units, input_dim]`, all neurons' weights.
+            bias: `[units]`, or None.
+            state: The layer's state.
+
+        Returns:
+            New values of some entries of the state (here: none).
+        """
+        return {}
+
+    @abc.abstractmethod
+    def neuron_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
+        """The buckets of neurons.
+
+        Args:
+            kernel: `[n, input_dim]`, the weights of all neurons or of some of them.
+            bias: `[n]`, or None.
+            state: The layer's state.
+
+        Returns:
+            int32 `[n, tables]`, in `[0, buckets)`, whatever the weights are.
+        """
+
+    @abc.abstractmethod
+    def input_probes(
+        self, inputs: tf.Tensor, state: State
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The buckets that inputs should look into, most promising first.
+
+        Args:
+            inputs: float32 `[batch, input_dim]`.
+            state: The layer's state.
+
+        Returns:
+            `(buckets, weights)`, int32 `[batch, tables * probes]` each: global bucket
+            numbers `table * buckets + code`, and what a collision there is worth in the
+            ranking of candidates, from 1 to 65536.
+        """
+
+
+def get_family(identifier: Any) -> HashFamily:
+    """A hash family from itself or from its serialised form."""
+    family = identifier
+    if isinstance(identifier, dict):
+        family = keras.saving.deserialize_keras_object(identifier)
+    if not isinstance(family, HashFamily):
+        raise ValueError(
+            "Received an invalid value for `hashing`, expected a `HashFamily`, such as "
+            f"`SimHash(bits=6, tables=5, probes=10)`. Received: hashing={identifier}"
+        )
+    return family

@@ -1,0 +1,475 @@
+"""A Dense layer that asks a selector which neurons to compute."""
+
+import math
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lsh import ops
+from keras_lsh.hashing import HashFamily, SimHash
+from keras_lsh.layers import row_local
+from keras_lsh.selection import (
+    ExactSelector,
+    LSHSelector,
+    RandomSelector,
+    Selector,
+)
+from keras_lsh.selection.override import selection_in_force
+
+SELECTIONS = ("lsh", "exact", "random")
+INFERENCE_MODES = ("sparse", "exact")
+
+
+@keras.saving.register_keras_serializable(package="keras_lsh")
+class LSHDense(keras.layers.Layer):
+    """A densely-connected layer that computes only the neurons that matter.
+
+    `LSHDense` implements `output = activation(dot(input, kernel) + bias)` for the
+    `active` neurons of each sample; the outputs of the others are 0. The active neurons
+    are those with the largest `dot(input, kernel) + bias`, as far as hash tables find
+    them: every neuron's weights are hashed into `num_tables` tables, an input is hashed
+    the same way, and the neurons that share its buckets are likely to be the ones.
+    Forward pass, gradients and (with `keras_lsh.LazyAdam` or plain SGD) the update
+    touch the active neurons only. Each sample of a batch has its own.
+
+    Weights move while the tables stand still: train with the callback
+    `keras_lsh.RebuildTables`, or call `rebuild_tables()` now and then.
+
+    It helps where a layer is wide (thousands of units) or the batch small. A layer of
+    some hundred units is faster as `keras.layers.Dense`, and accuracy falls with the
+    number of stacked sparse layers.
+
+    Source: Spring & Shrivastava 2017, "Scalable and Sustainable Deep Learning via
+    Randomized Hashing" (KDD), sections 4 and 5.
+
+    Args:
+        units: Positive integer, number of neurons.
+        activation: Activation function, applied to the outputs of a sample's active
+            neurons (so a softmax is one over these). None: linear.
+        use_bias: Whether the layer has a bias.
+        kernel_initializer: Initializer of the kernel, called with Dense's shape
+            `(input_dim, units)`; the same seed gives Dense's weights.
+        bias_initializer: Initializer of the bias.
+        kernel_regularizer: L1, L2 or L1L2, applied to the neurons that are active for
+            some sample of the batch.
+        bias_regularizer: Likewise.
+        activity_regularizer: Regularizer of the output.
+        kernel_constraint: NonNeg, or MaxNorm, MinMaxNorm or UnitNorm with axis=0;
+            applied to active neurons just before they are used, and to all when the
+            tables are rebuilt.
+        bias_constraint: NonNeg; likewise.
+        active: How many neurons a sample may use: a float in (0, 1] is a fraction of
+            `units`, an integer is a count.
+        hashing: The hash family, e.g. `keras_lsh.SimHash(bits=6, tables=5, probes=10)`,
+            or None for the default.
+        oversample: Candidates retrieved per active neuron, at least 1: the exact
+            products of the candidates decide which stay. 1 trusts the tables' ranking.
+        selection: `"lsh"`; or, for comparison, `"exact"` (the truly largest, at the
+            cost of all products) or `"random"`.
+        inference: `"sparse"` (the selection of training) or `"exact"` (all units) for
+            `evaluate`, `predict` and export.
+
+    Input shape:
+        N-D tensor of shape `(batch_size, ..., input_dim)`; each vector along the last
+        axis has its own active neurons.
+
+    Output shape:
+        N-D tensor of shape `(batch_size, ..., units)`, zeros where inactive.
+
+    Example:
+
+    >>> layer = keras_lsh.LSHDense(1000, activation="relu", active=0.05)
+    >>> outputs = layer(np.random.normal(size=(2, 784)).astype("float32"))
+    >>> outputs.shape
+    TensorShape([2, 1000])
+
+    The kernel is stored `(units, input_dim)`, transposed with respect to Dense, so that
+    a neuron's weights lie together (`keras_lsh.from_dense` and `to_dense` convert), and
+    in float32 under every dtype policy.
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        *,
+        active: float | int = 0.05,
+        hashing: HashFamily | None = None,
+        oversample: float = 3.0,
+        selection: str = "lsh",
+        inference: str = "sparse",
+        **kwargs: Any,
+    ):
+        _check_argument(
+            "units", units, _is_integer(units) and units > 0, "a positive integer"
+        )
+        super().__init__(activity_regularizer=activity_regularizer, **kwargs)
+        if self.compute_dtype == "float64":
+            raise ValueError(
+                "LSHDense computes in float32. Received: "
+                f"dtype={self.dtype_policy.name!r}. Use dtype='float32', or "
+                "`keras.layers.Dense` where float64 is needed."
+            )
+        self.units = int(units)
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = row_local.check_regularizer(
+            "kernel_regularizer", keras.regularizers.get(kernel_regularizer)
+        )
+        self.bias_regularizer = row_local.check_regularizer(
+            "bias_regularizer", keras.regularizers.get(bias_regularizer)
+        )
+        self.kernel_constraint = row_local.check_constraint(
+            "kernel_constraint", keras.constraints.get(kernel_constraint)
+        )
+        self.bias_constraint = row_local.check_constraint(
+            "bias_constraint", keras.constraints.get(bias_constraint), rank=1
+        )
+        self.active = active
+        self.num_active = _count_active(active, self.units)
+        self.hashing = SimHash() if hashing is None else hashing
+        _check_argument(
+            "hashing",
+            hashing,
+            isinstance(self.hashing, HashFamily),
+            "a hash family such as `keras_lsh.SimHash()`",
+        )
+        _check_argument(
+            "oversample",
+            oversample,
+            isinstance(oversample, (int, float)) and 1 <= oversample < math.inf,
+            "a number of at least 1",
+        )
+        self.oversample = oversample
+        _check_choice("selection", selection, SELECTIONS)
+        self.selection = selection
+        _check_choice("inference", inference, INFERENCE_MODES)
+        self.inference = inference
+
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.supports_masking = True
+        self.supports_jit = False  # XLA cannot compile the op library's ops
+        self._selector: Selector
+        self._rebuild_function: Any = None
+        self._tables_are_kept_fresh = False
+
+    def build(self, input_shape: Any) -> None:
+        input_dim = input_shape[-1]
+        if input_dim is None:
+            raise ValueError(
+                "The last axis of the inputs of LSHDense must be defined. Received: "
+                f"input_shape={tuple(input_shape)}"
+            )
+        # Regularizers and constraints act on the active rows, in `call`: given to
+        # Keras, they would read and write the whole kernel at every step.
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.units, input_dim),
+            initializer=_transposed(self.kernel_initializer),
+            dtype="float32",
+            autocast=False,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.units,),
+                initializer=self.bias_initializer,
+                dtype="float32",
+                autocast=False,
+            )
+        self._selector = self._make_selector()
+        self._selector.build(self._add_selector_weight, self.units, input_dim)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_dim})
+        self.built = True
+        with tf.init_scope():
+            self._refresh()
+
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        x = self._as_rows(inputs)
+        if training:
+            self._warn_if_never_rebuilt()
+            self._selector.observe(x)
+        if self.inference == "exact" and not training:
+            outputs = self._activate(self._all_products(x))
+        elif selection_in_force() == "exact":
+            outputs = self._largest_of_all_outputs(x)
+        else:
+            outputs = self._active_outputs(x, training)
+        shape = tf.concat([tf.shape(inputs)[:-1], [self.units]], axis=0)
+        outputs = tf.reshape(outputs, shape)
+        outputs.set_shape([*inputs.shape[:-1], self.units])
+        return outputs
+
+    def active_ids(self, inputs: Any) -> tf.Tensor:
+        """The neurons that each sample uses, as at inference with sparse selection.
+
+        Args:
+            inputs: `[batch, ..., input_dim]`.
+
+        Returns:
+            int32 `[samples, num_active]`, ascending; the leading axes of the inputs
+            are flattened to one.
+        """
+        if not self.built:
+            self.build(inputs.shape)
+        return self._active_values(self._as_rows(inputs))[1]
+
+    def rebuild_tables(self) -> dict[str, tf.Tensor]:
+        """Hashes the neurons as they are now and builds the tables anew.
+
+        For custom training loops; in `fit` the callback `RebuildTables` calls it. May
+        be called in a `tf.function`.
+
+        Returns:
+            Scalars that describe the rebuild: with hash tables `codes_changed`, the
+            share of neurons that have a new code in some table.
+        """
+        if not self.built:
+            raise ValueError(
+                f"Layer {self.name!r} has no weights to hash yet. Build it first, by "
+                "calling it on data or with `layer.build(input_shape)`."
+            )
+        self._tables_are_kept_fresh = True
+        return self._refresh()
+
+    def multiplications(self) -> dict[str, int]:
+        """Multiplications for one sample at inference, and for one rebuild.
+
+        Returns:
+            `selection` (hashing, or whatever chooses the neurons), `products` (of the
+            candidates), `total` of both, `rebuild` (once per rebuild, not per sample),
+            and `dense`, what Dense would need for a sample.
+        """
+        input_dim = self.kernel.shape[1]
+        selection = self._selector.multiplications(input_dim)
+        products = self._num_candidates * input_dim
+        return {
+            "selection": selection,
+            "products": products,
+            "total": selection + products,
+            "rebuild": self._selector.refresh_multiplications(input_dim),
+            "dense": self.units * input_dim,
+        }
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return (*input_shape[:-1], self.units)
+
+    def compute_output_spec(
+        self, inputs: Any, training: bool | None = None
+    ) -> keras.KerasTensor:
+        return keras.KerasTensor(
+            self.compute_output_shape(inputs.shape), dtype=self.compute_dtype
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        serialized = {
+            "activation": keras.activations.serialize(self.activation),
+            "hashing": keras.saving.serialize_keras_object(self.hashing),
+        }
+        for name in ("kernel_initializer", "bias_initializer"):
+            serialized[name] = keras.initializers.serialize(getattr(self, name))
+        for name in ("kernel_regularizer", "bias_regularizer", "activity_regularizer"):
+            serialized[name] = keras.regularizers.serialize(getattr(self, name))
+        for name in ("kernel_constraint", "bias_constraint"):
+            serialized[name] = keras.constraints.serialize(getattr(self, name))
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "use_bias": self.use_bias,
+            "active": self.active,
+            "oversample": self.oversample,
+            "selection": self.selection,
+            "inference": self.inference,
+            **serialized,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "LSHDense":
+        config = dict(config)
+        if isinstance(config.get("hashing"), dict):
+            config["hashing"] = keras.saving.deserialize_keras_object(config["hashing"])
+        return cls(**config)
+
+    @property
+    def _num_candidates(self) -> int:
+        if not self._selector.ranks_approximately:
+            return self.num_active
+        return min(self.units, math.ceil(self.num_active * self.oversample))
+
+    def _make_selector(self) -> Selector:
+        if self.selection == "exact":
+            return ExactSelector()
+        if self.selection == "random":
+            return RandomSelector()
+        return LSHSelector(self.hashing)
+
+    def _add_selector_weight(self, name: str, value: np.ndarray) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=value.shape,
+            initializer=lambda shape, dtype=None: tf.constant(value),
+            dtype=value.dtype.name,
+            trainable=False,
+            autocast=False,
+        )
+
+    def _as_rows(self, inputs: Any) -> tf.Tensor:
+        """The inputs as float32 `[samples, input_dim]`."""
+        if isinstance(inputs, (tf.SparseTensor, tf.RaggedTensor)):
+            raise ValueError(
+                "LSHDense takes dense inputs. Received: "
+                f"inputs of type {type(inputs).__name__}. Convert them, e.g. with "
+                "`tf.sparse.to_dense`."
+            )
+        inputs = tf.convert_to_tensor(inputs)
+        if not (inputs.dtype.is_floating or inputs.dtype.is_integer):
+            raise ValueError(
+                "LSHDense takes numeric inputs. Received: "
+                f"inputs of dtype {inputs.dtype.name}"
+            )
+        return tf.reshape(tf.cast(inputs, tf.float32), [-1, self.kernel.shape[1]])
+
+    def _all_products(self, x: tf.Tensor) -> tf.Tensor:
+        products = tf.matmul(x, tf.convert_to_tensor(self.kernel), transpose_b=True)
+        return products if self.bias is None else products + self.bias
+
+    def _largest_of_all_outputs(self, x: tf.Tensor) -> tf.Tensor:
+        values, ids = tf.math.top_k(self._all_products(x), self.num_active)
+        return ops.scatter_active(self._activate(values), ids, self.units)
+
+    def _active_outputs(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
+        if training and self._acts_on_rows:
+            values, ids = self._active_values_of_rows(x)
+        else:
+            values, ids = self._active_values(x)
+        return ops.scatter_active(self._activate(values), ids, self.units)
+
+    def _activate(self, values: tf.Tensor) -> tf.Tensor:
+        return self.activation(tf.cast(values, self.compute_dtype))
+
+    def _active_values(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Pre-activations `[samples, num_active]` and the neurons they belong to."""
+        candidates = self._selector.select(
+            tf.stop_gradient(x), self.kernel, self.bias, self._num_candidates
+        )
+        keep = self.num_active if self.num_active < self._num_candidates else None
+        return ops.active_matmul(x, self.kernel, self.bias, candidates, keep)
+
+    @property
+    def _acts_on_rows(self) -> bool:
+        """Whether there is a regularizer or constraint."""
+        return any(
+            part is not None
+            for part in (
+                self.kernel_regularizer,
+                self.bias_regularizer,
+                self.kernel_constraint,
+                self.bias_constraint,
+            )
+        )
+
+    def _active_values_of_rows(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `_active_values`, by way of the rows that some sample uses.
+
+        Reading each of these rows once, as a tensor, lets regularizers and constraints
+        see them, and makes the gradients of products and penalties one and row-sparse.
+        """
+        _, ids = self._active_values(tf.stop_gradient(x))
+        ids = tf.stop_gradient(ids)
+        rows, _ = tf.unique(tf.sort(tf.reshape(ids, [-1])))
+        weights = []
+        for weight, constraint, regularizer in (
+            (self.kernel, self.kernel_constraint, self.kernel_regularizer),
+            (self.bias, self.bias_constraint, self.bias_regularizer),
+        ):
+            if weight is None:
+                weights.append(None)
+                continue
+            if constraint is not None:
+                allowed = row_local.constrain(constraint, tf.gather(weight.value, rows))
+                weight.value.scatter_update(tf.IndexedSlices(allowed, rows))
+            active_rows = tf.gather(weight.value, rows)
+            if regularizer is not None:
+                self.add_loss(regularizer(active_rows))
+            weights.append(active_rows)
+        places = tf.cast(tf.searchsorted(rows, tf.reshape(ids, [-1])), tf.int32)
+        values, _ = ops.active_matmul(x, *weights, tf.reshape(places, tf.shape(ids)))
+        return values, ids
+
+    def _refresh(self) -> dict[str, tf.Tensor]:
+        if self._rebuild_function is None:
+            self._rebuild_function = tf.function(self._refresh_in_graph)
+        return self._rebuild_function()
+
+    def _refresh_in_graph(self) -> dict[str, tf.Tensor]:
+        for weight, constraint in (
+            (self.kernel, self.kernel_constraint),
+            (self.bias, self.bias_constraint),
+        ):
+            if weight is not None and constraint is not None:
+                weight.assign(row_local.constrain(constraint, weight.value))
+        return self._selector.refresh(self.kernel, self.bias)
+
+    def _warn_if_never_rebuilt(self) -> None:
+        if self._tables_are_kept_fresh or self.selection != "lsh" or not self.trainable:
+            return
+        warnings.warn(
+            "Training LSHDense layers whose hash tables nobody refreshes: they will "
+            "find fewer and fewer of the right neurons as the weights move. Pass "
+            "`callbacks=[keras_lsh.RebuildTables()]` to `fit`, or call "
+            "`layer.rebuild_tables()` in your training loop.",
+            stacklevel=2,
+        )
+
+
+def _transposed(initializer: Any) -> Any:
+    """An initializer for `(units, input_dim)` that fills as Dense's kernel is filled.
+
+    Fan-in and fan-out, and the order of the random numbers, are those of Dense.
+    """
+
+    def initialize(shape: Any, dtype: Any = None) -> Any:
+        return keras.ops.transpose(initializer(tuple(shape)[::-1], dtype=dtype))
+
+    return initialize
+
+
+def _count_active(active: Any, units: int) -> int:
+    expected = f"a fraction in (0, 1] or a count from 1 to units={units}"
+    if _is_integer(active):
+        _check_argument("active", active, 1 <= active <= units, expected)
+        return int(active)
+    is_fraction = isinstance(active, (float, np.floating)) and 0 < active <= 1
+    _check_argument("active", active, is_fraction, expected)
+    return max(1, round(float(active) * units))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    expected = "one of " + ", ".join(map(repr, choices))
+    _check_argument(name, value, value in choices, expected)
+
+
+def _check_argument(name: str, value: Any, valid: bool, expected: str) -> None:
+    if not valid:
+        raise ValueError(
+            f"Received an invalid value for `{name}`, expected {expected}. "
+            f"Received: {name}={value}"
+        )

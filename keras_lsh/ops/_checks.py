@@ -1,0 +1,87 @@
+"""Checks of what the ops receive: clear errors instead of undefined results.
+
+Shapes, dtypes and Python arguments are checked when an op is called (`ValueError`),
+data when it runs (`tf.errors.InvalidArgumentError`).
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def data_checks(enabled: bool) -> Iterator[None]:
+    """Whether the reference ops called (or traced) in this scope check their data.
+
+    Without checks, data that would not pass gives undefined results. Shapes, dtypes and
+    Python arguments are checked in any case. The scope belongs to the thread.
+    """
+    previous = getattr(_local, "data_checks", True)
+    _local.data_checks = enabled
+    try:
+        yield
+    finally:
+        _local.data_checks = previous
+
+
+def require(condition: bool, name: str, expected: str, received: Any) -> None:
+    """Raises a ValueError that names the argument, what was expected, and what came."""
+    if not condition:
+        attribute = ".shape" if isinstance(received, tf.TensorShape) else ""
+        raise ValueError(
+            f"Received an invalid value for `{name}`, expected {expected}. "
+            f"Received: {name}{attribute}={received}"
+        )
+
+
+def as_tensor(name: str, x: Any, dtype: tf.DType, rank: int) -> tf.Tensor:
+    """`x` as a tensor of this dtype and rank, or a ValueError that says what it is."""
+    try:
+        if isinstance(x, np.ndarray) and dtype.is_integer and x.dtype.kind not in "iu":
+            raise TypeError("NumPy would truncate it without a word.")
+        tensor = tf.convert_to_tensor(x, dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Received an invalid value for `{name}`, expected a tensor of dtype "
+            f"{dtype.name}. Received: {name}={x}"
+        ) from error
+    shape = [None] * rank
+    require_shape(name, tensor, shape, f"a tensor of rank {rank}")
+    return tf.ensure_shape(tensor, shape)
+
+
+def require_shape(name: str, x: Any, shape: Any, expected: str) -> None:
+    """Raises a ValueError unless the shape of `x` is compatible with `shape`."""
+    require(x.shape.is_compatible_with(shape), name, expected, x.shape)
+
+
+def require_same_batch(name: str, x: tf.Tensor, other: str, y: tf.Tensor) -> tf.Tensor:
+    """`x`, if it has as many rows as `y`; an error otherwise."""
+    shape = [y.shape[0]] + [None] * (x.shape.rank - 1)
+    require_shape(name, x, shape, f"as many rows as `{other}`, {y.shape[0]}")
+    rows = tf.shape(x)[0], tf.shape(y)[0]
+    message = f"`{name}` must have as many rows as `{other}`."
+    return checked(x, lambda: tf.debugging.assert_equal(*rows, message))
+
+
+def check_range(name: str, x: tf.Tensor, begin: int, end: Any) -> Any:
+    """Asserts that all of `x` lies in [begin, end)."""
+    message = f"`{name}` must lie in [{begin}, {end})."
+    too_small = tf.debugging.assert_greater_equal(x, begin, message)
+    too_large = tf.debugging.assert_less(x, end, message)
+    return None if too_small is None else tf.group(too_small, too_large)
+
+
+def checked(x: tf.Tensor, *checks: Callable[[], Any]) -> tf.Tensor:
+    """`x`, after the checks: functions that return an assertion, or None if eager."""
+    if not getattr(_local, "data_checks", True):
+        return x
+    assertions = [check() for check in checks]
+    with tf.control_dependencies([a for a in assertions if a is not None]):
+        return tf.identity(x)

@@ -1,0 +1,171 @@
+"""The compiled ops, with the signatures of `keras_lsh.ops.reference`, and gradients."""
+
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_lsh.ops import reference
+from keras_lsh.ops._checks import as_tensor, require, require_shape
+from keras_lsh.ops.library import library
+from keras_lsh.ops.variables import variable_of, watched_handle
+
+
+def hash_codes(margins: Any, tables: int, bits: int) -> tf.Tensor:
+    margins = as_tensor("margins", margins, tf.float32, 2)
+    _require_code_shape(tables, bits)
+    return _ops().lsh_hash_codes(margins, tables=tables, bits=bits)
+
+
+def build_tables(codes: Any, buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
+    codes = as_tensor("codes", codes, tf.int32, 2)
+    require(buckets >= 1, "buckets", "a positive integer", buckets)
+    offsets, ids = _ops().lsh_build_tables(codes, buckets=buckets)
+    return offsets, ids
+
+
+def probe_sequence(
+    margins: Any, tables: int, bits: int, probes: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    margins = as_tensor("margins", margins, tf.float32, 2)
+    _require_code_shape(tables, bits)
+    require(1 <= probes <= 2**bits, "probes", f"an integer from 1 to {2**bits}", probes)
+    buckets, weights = _ops().lsh_probe_sequence(
+        margins, tables=tables, bits=bits, probes=probes
+    )
+    return buckets, weights
+
+
+def select_active(
+    buckets: Any,
+    weights: Any,
+    offsets: Any,
+    table_ids: Any,
+    forced: Any,
+    fill_seeds: Any,
+    active: int,
+) -> tf.Tensor:
+    require(active >= 1, "active", "a positive integer", active)
+    return _ops().lsh_select_active(
+        as_tensor("buckets", buckets, tf.int32, 2),
+        as_tensor("weights", weights, tf.int32, 2),
+        as_tensor("offsets", offsets, tf.int32, 2),
+        as_tensor("table_ids", table_ids, tf.int32, 2),
+        as_tensor("forced", forced, tf.int32, 2),
+        as_tensor("fill_seeds", fill_seeds, tf.int32, 1),
+        active=active,
+    )
+
+
+def active_matmul(
+    inputs: Any, kernel: Any, bias: Any, ids: Any, keep: int | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    inputs = as_tensor("inputs", inputs, tf.float32, 2)
+    ids = as_tensor("ids", ids, tf.int32, 2)
+    if keep is not None:
+        require(
+            keep >= 1 and (ids.shape[1] is None or keep <= ids.shape[1]),
+            "keep",
+            f"an integer from 1 to {ids.shape[1]}, the ids of a sample",
+            keep,
+        )
+    weights = [kernel] if bias is None else [kernel, bias]
+    variables = [variable_of(weight) for weight in weights]
+    if all(variable is not None for variable in variables):
+        op = _ops().lsh_resource_active_matmul
+        weights = [watched_handle(variable) for variable in variables]
+    else:
+        op = _ops().lsh_active_matmul
+        weights = [tf.convert_to_tensor(weight, tf.float32) for weight in weights]
+    values, active_ids = op(inputs, ids, weights[0], weights[1:], keep=keep or 0)
+    return values, active_ids
+
+
+def scatter_active(values: Any, ids: Any, units: int) -> tf.Tensor:
+    require(units >= 1, "units", "a positive integer", units)
+    ids = as_tensor("ids", ids, tf.int32, 2)
+    values = tf.convert_to_tensor(values)
+    require_shape("values", values, ids.shape, f"the shape of `ids`, {ids.shape}")
+    return _ops().lsh_scatter_active(values, ids, units=units)
+
+
+def row_adam(
+    variable: Any,
+    momentum: Any,
+    velocity: Any,
+    last_step: Any,
+    rows: Any,
+    gradient: Any,
+    alpha: Any,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    step: Any,
+) -> None:
+    variable, momentum, velocity, last_step = (
+        v.value if isinstance(v, keras.Variable) else v
+        for v in (variable, momentum, velocity, last_step)
+    )
+    if variable.dtype != tf.float32:
+        reference.row_adam(
+            *(variable, momentum, velocity, last_step, rows, gradient),
+            *(alpha, beta_1, beta_2, epsilon, step),
+        )
+        return
+    _ops().lsh_resource_row_adam(
+        variable.handle,
+        momentum.handle,
+        velocity.handle,
+        last_step.handle,
+        as_tensor("rows", rows, tf.int32, 1),
+        as_tensor("gradient", gradient, tf.float32, variable.shape.rank),
+        tf.cast(alpha, tf.float32),
+        tf.cast(step, tf.int64),
+        beta_1=beta_1,
+        beta_2=beta_2,
+        epsilon=epsilon,
+    )
+
+
+def _require_code_shape(tables: int, bits: int) -> None:
+    require(tables >= 1, "tables", "a positive integer", tables)
+    most = reference.MAX_BITS
+    require(1 <= bits <= most, "bits", f"an integer from 1 to {most}", bits)
+
+
+@functools.cache
+def _ops() -> Any:
+    """The op library, with the gradients of its ops registered."""
+    ops = library()
+
+    def kernel_gradients(op: Any, gradient: tf.Tensor, shape: tf.Tensor) -> list[Any]:
+        """The gradients by kernel and bias: unique rows, ascending."""
+        rows, by_kernel, by_bias = ops.lsh_active_matmul_grad_kernel(
+            gradient, op.outputs[1], op.inputs[0], tf.cast(shape[0], tf.int64)
+        )
+        gradients = [tf.IndexedSlices(by_kernel, rows, shape)]
+        if op.get_attr("num_bias"):
+            gradients.append(tf.IndexedSlices(by_bias, rows, shape[:1]))
+        return gradients
+
+    @tf.RegisterGradient("LshActiveMatmul")
+    def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:
+        kernel = op.inputs[2]
+        by_inputs = ops.lsh_active_matmul_grad_input(gradient, op.outputs[1], kernel)
+        return [by_inputs, None, *kernel_gradients(op, gradient, tf.shape(kernel))]
+
+    @tf.RegisterGradient("LshResourceActiveMatmul")
+    def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:
+        kernel = op.inputs[2]
+        by_inputs = ops.lsh_resource_active_matmul_grad_input(
+            gradient, op.outputs[1], kernel
+        )
+        shape = tf.raw_ops.VariableShape(input=kernel)
+        return [by_inputs, None, *kernel_gradients(op, gradient, shape)]
+
+    @tf.RegisterGradient("LshScatterActive")
+    def _(op: Any, gradient: tf.Tensor) -> list[Any]:
+        return [ops.lsh_gather_active(gradient, op.inputs[1]), None]
+
+    return ops

@@ -1,0 +1,535 @@
+"""The ops in stock TensorFlow: slow, obvious, and right.
+
+Each function has the signature and the results of the compiled op of its name: integer
+results bit for bit (order, ties and filling included), floating-point results up to
+rounding. They serve three ends: the compiled ops are tested against them, they take
+over where there is no compiled library, and `export_portable` traces them, so that a
+SavedModel of theirs consists of stock ops. Every function works eagerly and in a
+`tf.function`, with an unknown batch size. Data is checked unless inside
+`with data_checks(False):`.
+
+Floats are ordered by their bits, as integers: TensorFlow's threads flush subnormal
+numbers to zero and other threads do not, and NaN has no place in an order of floats.
+For the same reason a subnormal margin, or squared margin, counts as zero.
+"""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lsh.ops._checks import (
+    as_tensor,
+    check_range,
+    checked,
+    data_checks,
+    require,
+    require_same_batch,
+    require_shape,
+)
+
+__all__ = [
+    "active_matmul",
+    "build_tables",
+    "data_checks",
+    "hash_codes",
+    "probe_sequence",
+    "row_adam",
+    "scatter_active",
+    "select_active",
+]
+
+MAX_BITS = 20
+MAX_PROBED_BUCKETS = 32767  # their weights, each at most 2**16, sum up in int32
+NO_ID = -1
+
+_MODULUS = 2**31 - 1
+_FLOAT_MAX = np.finfo(np.float32).max
+_FLOAT_MIN = np.finfo(np.float32).tiny  # the smallest that is not subnormal
+
+
+def hash_codes(margins: Any, tables: int, bits: int) -> tf.Tensor:
+    """Packs the signs of margins into bucket codes.
+
+    Args:
+        margins: float32 `[n, tables * bits]`, e.g. the products of `n` vectors with
+            `tables * bits` random directions.
+        tables: Number of hash tables.
+        bits: Bits per code, from 1 to 20.
+
+    Returns:
+        int32 `[n, tables]`, in `[0, 2**bits)`. Bit `j` of code `t` says whether
+        `margins[:, t * bits + j] > 0` (NaN: no).
+    """
+    margins = _margins_by_table(margins, tables, bits)
+    positive = tf.cast(margins >= _FLOAT_MIN, tf.int32)
+    return tf.reduce_sum(positive * 2 ** tf.range(bits), axis=-1)
+
+
+def build_tables(codes: Any, buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sorts neurons into the buckets of hash tables (compressed sparse rows).
+
+    Args:
+        codes: int32 `[units, tables]`, in `[0, buckets)`.
+        buckets: Number of buckets of a table.
+
+    Returns:
+        `(offsets, ids)`: int32 `[tables, buckets + 1]` and `[tables, units]`. Bucket
+        `c` of table `t` holds `ids[t, offsets[t, c]:offsets[t, c + 1]]`, ascending.
+    """
+    codes = as_tensor("codes", codes, tf.int32, 2)
+    require(buckets >= 1, "buckets", "a positive integer", buckets)
+    codes = checked(codes, lambda: check_range("codes", codes, 0, buckets))
+    units = tf.shape(codes, tf.int64)[0]
+    by_table = tf.cast(tf.transpose(codes), tf.int64)
+    keys = tf.sort(by_table * units + tf.range(units), axis=-1)
+    ids = tf.cast(keys % tf.maximum(units, 1), tf.int32)
+    firsts = tf.range(buckets + 1, dtype=tf.int64) * units
+    offsets = tf.searchsorted(
+        keys, tf.broadcast_to(firsts, [tf.shape(codes)[1], buckets + 1])
+    )
+    offsets.set_shape([codes.shape[1], buckets + 1])
+    return offsets, ids
+
+
+def probe_sequence(
+    margins: Any, tables: int, bits: int, probes: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Which buckets to look into, most promising first.
+
+    Query-directed multi-probe (Lv et al. 2007, "Multi-Probe LSH: Efficient Indexing for
+    High-Dimensional Similarity Search", section 4.4), over all tables at once. Flipping
+    some bits of a code costs the sum of their squared margins.
+
+    Order: first the initial bucket of each table, in table order (cost 0); then by
+    (cost, table, mask) ascending, where the bits of a table are sorted by (margin**2,
+    bit) and `mask` is the set of flipped positions in that sorting, as a number. A cost
+    is summed in float32 from the lowest position to the highest. A squared margin that
+    is NaN or infinite counts as the largest float32.
+
+    Args:
+        margins: float32 `[batch, tables * bits]`.
+        tables: Number of hash tables.
+        bits: Bits per code, from 1 to 20.
+        probes: Buckets to look into per table, on average; from 1 to `2**bits`.
+
+    Returns:
+        `(buckets, weights)`, int32 `[batch, tables * probes]` each: global bucket
+        numbers `table * 2**bits + code`, and what a collision there is worth,
+        `65536 / (1 + cost)`, truncated, at least 1.
+    """
+    margins = _margins_by_table(margins, tables, bits)
+    masks = 2**bits
+    require(1 <= probes <= masks, "probes", f"an integer from 1 to {masks}", probes)
+    initial = hash_codes(tf.reshape(margins, [-1, tables * bits]), tables, bits)
+
+    squares = margins * margins
+    squares = tf.where(squares < _FLOAT_MAX, squares, _FLOAT_MAX)
+    squares = tf.where(squares < _FLOAT_MIN, 0.0, squares)
+    bit = tf.range(bits, dtype=tf.int64)
+    by_square = tf.sort(_float_bits(squares) * bits + bit, axis=-1)
+    squares = _float_from_bits(by_square // bits)
+    flips = tf.gather(2**bit, by_square % bits)  # [batch, tables, bits]
+
+    # All masks of a table by doubling, as keys (cost, mask). A set that `wanted` others
+    # precede is still preceded by them when a position joins it, which makes it no
+    # cheaper; so it can be dropped on the way.
+    wanted = min(masks, tables * (probes - 1) + 1)
+    keys = tf.zeros_like(by_square[..., :1])
+    for position in range(bits):
+        cost = _float_from_bits(keys // masks) + squares[..., position, tf.newaxis]
+        mask = keys % masks + 2**position
+        keys = tf.concat([keys, _float_bits(cost) * masks + mask], axis=-1)
+        if keys.shape[-1] > wanted:
+            keys = tf.sort(keys, axis=-1)[..., :wanted]
+    keys = keys[..., 1:]  # without the empty set, which is the initial bucket
+
+    table = tf.range(tables, dtype=tf.int64)[:, tf.newaxis]
+    keys = (keys // masks * tables + table) * masks + keys % masks  # cost, table, mask
+    keys = tf.reshape(keys, [tf.shape(margins)[0], tables * (wanted - 1)])
+    keys = tf.sort(keys, axis=-1)[:, : tables * (probes - 1)]
+    cost = _float_from_bits(keys // masks // tables)
+    table = keys // masks % tables
+    is_flipped = keys[..., tf.newaxis] // 2**bit % 2
+    flip = tf.reduce_sum(is_flipped * tf.gather(flips, table, batch_dims=1), axis=-1)
+    flip = tf.cast(flip, tf.int32)
+    code = tf.bitwise.bitwise_xor(tf.gather(initial, table, batch_dims=1), flip)
+
+    first = initial + tf.range(tables) * masks
+    further = code + tf.cast(table, tf.int32) * masks
+    weight = tf.maximum(tf.cast(65536.0 / (1.0 + cost), tf.int32), 1)
+    buckets = tf.concat([first, further], axis=1)
+    weights = tf.concat([tf.fill(tf.shape(first), 65536), weight], axis=1)
+    return buckets, weights
+
+
+def select_active(
+    buckets: Any,
+    weights: Any,
+    offsets: Any,
+    table_ids: Any,
+    forced: Any,
+    fill_seeds: Any,
+    active: int,
+) -> tf.Tensor:
+    """Chooses the active neurons of each sample from the buckets to look into.
+
+    A neuron's score is the sum of the weights of the buckets that contain it. Chosen
+    are the forced neurons, then those with a positive score by (score descending, id
+    ascending), then, with fill seeds, the others by their rank, until there are
+    `active`. The rank of neuron `n` is `(a * n + c) % p` with `p` the smallest prime
+    from `max(units, 2)` on, `h1 = (uint32(seed) % M * 48271 + 11) % M`,
+    `h2 = (h1 * 16807 + 7) % M`, `M = 2**31 - 1`, `a = 1 + h1 % (p - 1)`, `c = h2 % p`.
+
+    Args:
+        buckets: int32 `[batch, P]`, global numbers `table * buckets_per_table + code`.
+            `P` may be 0.
+        weights: int32 `[batch, P]`, from 1 to 65536.
+        offsets: int32 `[tables, buckets_per_table + 1]` (see `build_tables`).
+        table_ids: int32 `[tables, units]` (see `build_tables`).
+        forced: int32 `[batch, F]`, ids that are active whatever the tables say; -1 is
+            skipped, duplicates count once. `F` may be 0.
+        fill_seeds: int32 `[batch]`, or `[0]` not to fill.
+        active: Number of ids per sample, at most `units`.
+
+    Returns:
+        int32 `[batch, active]`: ids ascending, then -1 where fewer were found.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If a bucket, weight, offset or id is out of
+            range, or if a sample has more than `active` different forced ids.
+    """
+    buckets = as_tensor("buckets", buckets, tf.int32, 2)
+    weights = as_tensor("weights", weights, tf.int32, 2)
+    offsets = as_tensor("offsets", offsets, tf.int32, 2)
+    table_ids = as_tensor("table_ids", table_ids, tf.int32, 2)
+    forced = as_tensor("forced", forced, tf.int32, 2)
+    fill_seeds = as_tensor("fill_seeds", fill_seeds, tf.int32, 1)
+    tables, units = table_ids.shape
+    known = "shape (tables, units), known and not empty"
+    require(bool(tables and units), "table_ids", known, table_ids.shape)
+    known = f"shape (tables, buckets + 1) with tables={tables}, known"
+    require_shape("offsets", offsets, [tables, None], known)
+    require((offsets.shape[1] or 0) > 1, "offsets", known, offsets.shape)
+    require_shape("weights", weights, buckets.shape, "the shape of `buckets`")
+    most = f"at most {MAX_PROBED_BUCKETS} buckets a sample"
+    require(
+        (buckets.shape[1] or 0) <= MAX_PROBED_BUCKETS, "buckets", most, buckets.shape
+    )
+    require(1 <= active <= units, "active", f"an integer from 1 to {units}", active)
+
+    forced = require_same_batch("forced", forced, "buckets", buckets)
+    is_forced = _forced_mask(forced, units, active)
+    score = _scores(buckets, weights, offsets, table_ids)
+    id_order = _MODULUS - tf.range(units, dtype=tf.int64)
+    priority = tf.where(
+        score > 0,
+        tf.cast(score, tf.int64) * 2**31 + id_order,
+        _fill_priority(fill_seeds, tf.shape(buckets)[0], units),
+    )
+    priority = tf.where(is_forced, tf.int64.max, priority)
+    best, ids = tf.math.top_k(priority, active)
+    ids = tf.sort(tf.where(best > 0, ids, units), axis=-1)
+    return tf.where(ids < units, ids, NO_ID)
+
+
+def active_matmul(
+    inputs: Any, kernel: Any, bias: Any, ids: Any, keep: int | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The outputs of each sample's active neurons.
+
+    `values[b, s] = kernel[ids[b, s]] . inputs[b] + bias[ids[b, s]]`, and 0 where the id
+    is -1.
+
+    Differentiable in `inputs`, `kernel` and `bias`. Variables get `tf.IndexedSlices`
+    with ascending rows, each of them once: those of the ids that are returned.
+
+    Args:
+        inputs: float `[batch, input_dim]`.
+        kernel: `[units, input_dim]`, a variable or a tensor of the inputs' dtype.
+        bias: `[units]`, or None.
+        ids: int32 `[batch, active]`, in `[0, units)`, or -1 for none.
+        keep: Keep only this many neurons of a sample, those with the largest values. Of
+            equal values the smaller id stays; NaN counts as the largest.
+
+    Returns:
+        `(values, ids)`: float and int32, `[batch, active]`, or `[batch, keep]` with the
+        ids in their old order and -1 at the end.
+    """
+    kernel = _row_source(kernel)
+    bias = None if bias is None else _row_source(bias)
+    inputs = as_tensor("inputs", inputs, kernel.dtype, 2)
+    ids = as_tensor("ids", ids, tf.int32, 2)
+    require_shape("kernel", kernel, [None, None], "a tensor of rank 2")
+    like_kernel = f"to match a kernel of shape {kernel.shape}"
+    require_shape("inputs", inputs, [None, kernel.shape[1]], like_kernel)
+    if bias is not None:
+        require_shape("bias", bias, kernel.shape[:1], like_kernel)
+    ids = require_same_batch("ids", ids, "inputs", inputs)
+    units = kernel.shape[0] or tf.shape(kernel)[0]
+    ids = checked(ids, lambda: check_range("ids", ids, NO_ID, units))
+    if keep is not None:
+        require(
+            keep >= 1 and (ids.shape[1] is None or keep <= ids.shape[1]),
+            "keep",
+            f"an integer from 1 to {ids.shape[1]}, the ids of a sample",
+            keep,
+        )
+        candidates = tf.stop_gradient(_active_values(inputs, kernel, bias, ids))
+        ids = _largest(candidates, ids, keep)
+    return _active_values(inputs, kernel, bias, ids), ids
+
+
+def scatter_active(values: Any, ids: Any, units: int) -> tf.Tensor:
+    """Lays the values of active neurons out among zeros.
+
+    Differentiable in `values`.
+
+    Args:
+        values: float `[batch, active]`.
+        ids: int32 `[batch, active]`, in `[0, units)` and different within a sample, or
+            -1 for none (its value is ignored).
+        units: Width of the result.
+
+    Returns:
+        `[batch, units]`, of the values' dtype.
+    """
+    values = tf.convert_to_tensor(values)
+    ids = as_tensor("ids", ids, tf.int32, 2)
+    require(units >= 1, "units", "a positive integer", units)
+    require_shape("values", values, ids.shape, f"the shape of `ids`, {ids.shape}")
+    ids = require_same_batch("ids", ids, "values", values)
+    ids = checked(ids, lambda: check_range("ids", ids, NO_ID, units))
+    places = tf.where(ids >= 0)  # [m, 2]
+    sample = tf.cast(places[:, 0], tf.int32)
+    targets = tf.stack([sample, tf.gather_nd(ids, places)], axis=-1)
+    shape = [tf.shape(ids)[0], units]
+    dense = tf.scatter_nd(targets, tf.gather_nd(values, places), shape)
+    return tf.ensure_shape(dense, [ids.shape[0], units])
+
+
+def row_adam(
+    variable: Any,
+    momentum: Any,
+    velocity: Any,
+    last_step: Any,
+    rows: Any,
+    gradient: Any,
+    alpha: Any,
+    beta_1: Any,
+    beta_2: Any,
+    epsilon: Any,
+    step: Any,
+) -> None:
+    """One Adam step, in place, on those rows of a variable that have a gradient.
+
+    Adam as in Kingma & Ba 2015 ("Adam: A Method for Stochastic Optimization", algorithm
+    1 with the reformulation at the end of section 2). A row that skipped `n` steps is
+    caught up with first: its moments decay by `beta**n`, as they would have under zero
+    gradients. The other rows are not touched.
+
+    Args:
+        variable: `[total_rows, ...]` variable, of any float dtype.
+        momentum: First moments, a variable like `variable`.
+        velocity: Second moments, a variable like `variable`.
+        last_step: int32 `[total_rows]` variable: the step that last changed a row.
+        rows: int32 `[R]`, strictly ascending.
+        gradient: `[R, ...]`, the gradient of these rows.
+        alpha: `learning_rate * sqrt(1 - beta_2**step) / (1 - beta_1**step)`, scalar.
+        beta_1: Decay of the first moments, scalar.
+        beta_2: Decay of the second moments, scalar.
+        epsilon: Scalar.
+        step: Number of this step, from 1; scalar.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If rows are out of range or do not ascend.
+    """
+    variable, momentum, velocity, last_step = (
+        v.value if isinstance(v, keras.Variable) else v
+        for v in (variable, momentum, velocity, last_step)
+    )
+    rows = as_tensor("rows", rows, tf.int32, 1)
+    gradient = as_tensor("gradient", gradient, variable.dtype, variable.shape.rank)
+    rows = checked(
+        rows,
+        lambda: check_range("rows", rows, 0, variable.shape[0]),
+        lambda: tf.debugging.assert_less(
+            rows[:-1], rows[1:], "`rows` must be strictly ascending."
+        ),
+    )
+    # Half precision cannot hold the moments' small changes: compute in float32.
+    dtype = tf.float64 if variable.dtype == tf.float64 else tf.float32
+    alpha, beta_1, beta_2, epsilon = (
+        tf.cast(x, dtype) if tf.is_tensor(x) else tf.constant(x, dtype)
+        for x in (alpha, beta_1, beta_2, epsilon)
+    )
+    step = tf.cast(step, tf.int64)
+    previous = tf.cast(tf.gather(last_step, rows), tf.int64)
+    skipped = tf.cast(tf.maximum(step - 1 - previous, 0), dtype)
+    skipped = tf.reshape(skipped, [-1] + [1] * (variable.shape.rank - 1))
+
+    gradient = tf.cast(gradient, dtype)
+    m = tf.cast(tf.gather(momentum, rows), dtype) * beta_1**skipped
+    v = tf.cast(tf.gather(velocity, rows), dtype) * beta_2**skipped
+    m += (gradient - m) * (1 - beta_1)
+    v += (gradient * gradient - v) * (1 - beta_2)
+    change = m * alpha / (tf.sqrt(v) + epsilon)
+    value = tf.cast(tf.gather(variable, rows), dtype) - change
+    for target, new in ((variable, value), (momentum, m), (velocity, v)):
+        target.scatter_update(tf.IndexedSlices(tf.cast(new, target.dtype), rows))
+    last_step.scatter_update(
+        tf.IndexedSlices(tf.fill(tf.shape(rows), tf.cast(step, tf.int32)), rows)
+    )
+
+
+def _margins_by_table(margins: Any, tables: int, bits: int) -> tf.Tensor:
+    require(tables >= 1, "tables", "a positive integer", tables)
+    require(1 <= bits <= MAX_BITS, "bits", f"an integer from 1 to {MAX_BITS}", bits)
+    margins = as_tensor("margins", margins, tf.float32, 2)
+    expected = f"shape (n, tables * bits) with tables={tables} and bits={bits}"
+    require_shape("margins", margins, [None, tables * bits], expected)
+    return tf.reshape(margins, [tf.shape(margins)[0], tables, bits])
+
+
+def _float_bits(x: tf.Tensor) -> tf.Tensor:
+    """Non-negative float32 as int64 in the same order."""
+    return tf.cast(tf.bitcast(x, tf.int32), tf.int64)
+
+
+def _float_from_bits(bits: tf.Tensor) -> tf.Tensor:
+    return tf.bitcast(tf.cast(bits, tf.int32), tf.float32)
+
+
+def _scores(
+    buckets: tf.Tensor, weights: tf.Tensor, offsets: tf.Tensor, table_ids: tf.Tensor
+) -> tf.Tensor:
+    """int32 [batch, units]: the weights of the probed buckets that contain a neuron."""
+    tables, units = table_ids.shape
+    per_table = offsets.shape[1] - 1
+    buckets = checked(
+        buckets,
+        lambda: check_range("buckets", buckets, 0, tables * per_table),
+        lambda: check_range("weights", weights, 1, 65537),
+    )
+    samples, probed = tf.unstack(tf.shape(buckets, tf.int64))
+    bucket = tf.reshape(buckets, [-1])
+    table = bucket // per_table
+    at = bucket + table  # a table has one more offset than buckets
+    flat_offsets = tf.reshape(offsets, [-1])
+    begin, end = tf.gather(flat_offsets, at), tf.gather(flat_offsets, at + 1)
+    corrupt = "The hash tables are corrupt (`offsets` do not ascend). Rebuild them."
+    size = checked(
+        tf.cast(end - begin, tf.int64),
+        lambda: tf.debugging.assert_less_equal(begin, end, corrupt),
+        lambda: check_range("offsets", begin, 0, units + 1),
+        lambda: check_range("offsets", end, 0, units + 1),
+    )
+    # Collision i belongs to that probe in whose stretch of the running total it lies.
+    ends = tf.cumsum(size)
+    collision = tf.range(tf.reduce_sum(size))
+    probe = tf.searchsorted(ends, collision, side="right", out_type=tf.int64)
+    place = tf.cast(table, tf.int64) * units + tf.cast(begin, tf.int64) - (ends - size)
+    ids = tf.gather(tf.reshape(table_ids, [-1]), tf.gather(place, probe) + collision)
+    ids = checked(ids, lambda: check_range("table_ids", ids, 0, units))
+    score = tf.math.unsorted_segment_sum(
+        tf.gather(tf.reshape(weights, [-1]), probe),
+        probe // tf.maximum(probed, 1) * units + tf.cast(ids, tf.int64),
+        samples * units,
+    )
+    return tf.reshape(score, [samples, units])
+
+
+def _forced_mask(forced: tf.Tensor, units: int, active: int) -> tf.Tensor:
+    """bool [batch, units]"""
+    forced = checked(forced, lambda: check_range("forced", forced, NO_ID, units))
+    count = scatter_active(tf.cast(forced >= 0, tf.float32), forced, units)
+    mask = count > 0
+    most = tf.reduce_max(tf.math.count_nonzero(mask, axis=-1))
+    return checked(
+        mask,
+        lambda: tf.debugging.assert_less_equal(
+            most,
+            tf.cast(active, tf.int64),
+            f"`active`={active} neurons do not hold all the `forced` ones of a sample. "
+            "Raise `active`.",
+        ),
+    )
+
+
+def _fill_priority(seeds: tf.Tensor, batch: tf.Tensor, units: int) -> tf.Tensor:
+    """int64 [batch, units], in [1, 2**31), highest first, or 0 if nothing fills."""
+    if seeds.shape[0] == 0:
+        return tf.constant(0, tf.int64)
+    fill = tf.size(seeds) > 0
+    seeds = checked(
+        seeds,
+        lambda: tf.debugging.assert_equal(
+            tf.where(fill, tf.size(seeds), batch),
+            batch,
+            "`fill_seeds` must hold one seed a sample, or none at all.",
+        ),
+    )
+    seeds = tf.cond(fill, lambda: seeds, lambda: tf.zeros([batch], tf.int32))
+    seeds = tf.bitwise.bitwise_and(tf.cast(seeds, tf.int64), 0xFFFFFFFF)
+    prime = _smallest_prime_from(max(units, 2))
+    h1 = (seeds % _MODULUS * 48271 + 11) % _MODULUS
+    h2 = (h1 * 16807 + 7) % _MODULUS
+    a, c = 1 + h1 % (prime - 1), h2 % prime
+    n = tf.range(units, dtype=tf.int64)
+    rank = (a[:, tf.newaxis] * n + c[:, tf.newaxis]) % prime
+    return tf.where(fill, prime - rank, 0)
+
+
+def _smallest_prime_from(n: int) -> int:
+    """The smallest prime that is not below `n >= 2`."""
+    while any(n % d == 0 for d in range(2, math.isqrt(n) + 1)):
+        n += 1
+    return n
+
+
+def _active_values(
+    inputs: tf.Tensor, kernel: Any, bias: Any, ids: tf.Tensor
+) -> tf.Tensor:
+    # Unused places are left out, not masked: they must not touch a row's gradient.
+    places = tf.where(ids >= 0)  # [m, 2]
+    chosen = tf.gather_nd(ids, places)
+    # One sorted and unique gather from the variable makes the gradient's rows so.
+    rows, _ = tf.unique(tf.sort(chosen))
+    row = tf.searchsorted(rows, chosen)
+    products = _take(tf.gather(kernel, rows), row) * _take(inputs, places[:, 0])
+    values = tf.reduce_sum(products, axis=-1)
+    if bias is not None:
+        values += _take(tf.gather(bias, rows), row)
+    values = tf.scatter_nd(places, values, tf.shape(ids, tf.int64))
+    return tf.ensure_shape(values, ids.shape)
+
+
+def _take(params: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    """tf.gather(params, indices), but with a dense gradient in `params`.
+
+    `params` are small here, and TensorFlow would warn about the conversion.
+    """
+    return tf.gather(params[tf.newaxis], indices, axis=1)[0]
+
+
+def _largest(values: tf.Tensor, ids: tf.Tensor, keep: int) -> tf.Tensor:
+    """int32 [batch, keep]: the ids of the largest values, in their old order."""
+    bits = tf.bitcast(tf.cast(values, tf.float32), tf.int32)
+    order = tf.where(bits < 0, tf.int32.min - bits, bits)  # -0.0 becomes 0
+    order = tf.where(tf.math.is_nan(values), tf.int32.max, order)
+    key = tf.cast(order, tf.int64) * 2**31 + (_MODULUS - tf.cast(ids, tf.int64))
+    key = tf.where(ids >= 0, key, tf.int64.min)
+    _, places = tf.math.top_k(key, keep)
+    end = tf.shape(ids)[1]
+    places = tf.where(tf.gather(ids, places, batch_dims=1) >= 0, places, end)
+    padded = tf.pad(ids, [[0, 0], [0, 1]], constant_values=NO_ID)
+    return tf.gather(padded, tf.sort(places, axis=-1), batch_dims=1)
+
+
+def _row_source(x: Any) -> Any:
+    """What tf.gather should take rows from: a variable as it is, or a tensor."""
+    if isinstance(x, keras.Variable):
+        x = x.value
+    return x if hasattr(x, "sparse_read") else tf.convert_to_tensor(x)

@@ -1,0 +1,49 @@
+"""How the ops take a weight: the variable's handle, or its value as a tensor.
+
+A handle lets an op read a few rows in place. A tensor is what freezing a graph, and a
+SavedModel of stock ops, need; it is also all there is while Keras traces a model with
+stateless variables.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def tensor_form() -> Iterator[None]:
+    """Ops called in this scope take weights as tensors, not as variables' handles.
+
+    For tracing functions that will be frozen. The scope belongs to the thread.
+    """
+    previous = _local.__dict__.get("tensor_form", False)
+    _local.tensor_form = True
+    try:
+        yield
+    finally:
+        _local.tensor_form = previous
+
+
+def variable_of(x: Any) -> Any:
+    """The TensorFlow variable behind `x` if the handle form applies, or None."""
+    if isinstance(x, keras.Variable):
+        x = x.value
+    if _local.__dict__.get("tensor_form", False):
+        return None
+    return x if hasattr(x, "handle") and hasattr(x, "sparse_read") else None
+
+
+def watched_handle(variable: Any) -> tf.Tensor:
+    """The handle of a variable, such that a gradient tape follows it.
+
+    Taking the handle alone is no use of the variable to a tape; an empty read is, and
+    the graph prunes it.
+    """
+    variable.sparse_read(tf.zeros([0], tf.int32))
+    return variable.handle

@@ -1,0 +1,67 @@
+"""The interface of selectors."""
+
+import abc
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+
+class WeightFactory(Protocol):
+    """Creates a non-trainable weight of the layer that a selector serves."""
+
+    def __call__(self, name: str, value: np.ndarray) -> Any: ...
+
+
+class Selector(abc.ABC):
+    """Chooses the neurons that each sample computes.
+
+    A selector belongs to one layer. What it must remember (hash functions, tables,
+    statistics of the inputs) are non-trainable weights of that layer, so that it is
+    saved, exported and cloned with it.
+    """
+
+    #: Whether more candidates than needed should be asked for, the largest of their
+    #: exact products then deciding which are used.
+    ranks_approximately = False
+
+    def build(self, add_weight: WeightFactory, units: int, input_dim: int) -> None:
+        """Creates the weights. `refresh` is called before the first `select`."""
+        del add_weight, input_dim
+        self.units = units
+
+    @abc.abstractmethod
+    def select(self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int) -> Any:
+        """The neurons of each sample.
+
+        Args:
+            inputs: float32 `[batch, input_dim]`.
+            kernel: The layer's kernel, `[units, input_dim]`.
+            bias: The layer's bias, `[units]`, or None.
+            count: Neurons per sample.
+
+        Returns:
+            int32 `[batch, count]`, ascending within a sample.
+        """
+
+    def observe(self, inputs: tf.Tensor) -> None:
+        """Sees the inputs `[batch, input_dim]` of a training step."""
+        del inputs
+
+    def refresh(self, kernel: Any, bias: Any) -> dict[str, tf.Tensor]:
+        """Follows the weights as they are now.
+
+        Returns:
+            What there is to say about it, e.g. `codes_changed`, as scalars.
+        """
+        del kernel, bias
+        return {}
+
+    @abc.abstractmethod
+    def multiplications(self, input_dim: int) -> int:
+        """Multiplications that choosing for one sample takes."""
+
+    def refresh_multiplications(self, input_dim: int) -> int:
+        """Multiplications that one refresh takes."""
+        del input_dim
+        return 0
