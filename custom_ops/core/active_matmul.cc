@@ -53,7 +53,7 @@ Status GroupByNeuron(const ActiveIds& ids, int64_t units, NeuronSamples* out) {
   const int64_t total = ids.batch * ids.active;
   if (total > std::numeric_limits<int32_t>::max()) {
     return Status::Invalid(
-        "batch size times active neurons must be below 2^31. Received: " +
+        "The size of `ids`, batch * active, must be below 2^31. Received: " +
         std::to_string(ids.batch) + " * " + std::to_string(ids.active));
   }
   Status status = CheckIds(ids, units);

@@ -1,6 +1,7 @@
 #include "custom_ops/core/active_set.h"
 
 #include <algorithm>
+#include <set>
 #include <string>
 
 namespace keras_lsh {
@@ -33,6 +34,12 @@ Status OutOfRange(const char* what, int32_t id, int64_t units,
   return Status::Invalid(std::string(what) + " must lie in [0, " +
                          std::to_string(units) + "), the number of units. " +
                          "Received: " + std::to_string(id) + "." + hint);
+}
+
+int64_t CountDifferent(const ActiveSetQuery& query) {
+  std::set<int32_t> ids(query.forced, query.forced + query.num_forced);
+  ids.erase(kNoId);
+  return static_cast<int64_t>(ids.size());
 }
 
 }  // namespace
@@ -83,9 +90,11 @@ Status ActiveSetSelector::Force(const ActiveSetQuery& query) {
     }
     if (scores_[id] != 0) continue;
     if (static_cast<int64_t>(chosen_.size()) == active_) {
-      return Status::Invalid("`active`=" + std::to_string(active_) +
-                             " neurons do not hold all the `forced` ones of a "
-                             "sample. Raise `active`.");
+      return Status::Invalid(
+          "`active`=" + std::to_string(active_) +
+          " neurons do not hold all the `forced` ones of a sample. Raise "
+          "`active`. Received: " +
+          std::to_string(CountDifferent(query)) + " different `forced` ids");
     }
     scores_[id] = -1;
     chosen_.push_back(id);

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lsh.layers.finding import lsh_layers
 
@@ -54,6 +55,18 @@ class RebuildTables(keras.callbacks.Callback):
         self._rebuilds = 0
         self._epoch_ms: list[float] = []
         self._codes_changed: float | None = None
+        layers = [
+            layer
+            for layer in lsh_layers(self.model)
+            if layer.built and layer.trainable and layer.selection == "lsh"
+        ]
+
+        @tf.function
+        def rebuild_layers() -> tf.Tensor:
+            shares = [layer.rebuild_tables()["codes_changed"] for layer in layers]
+            return tf.reduce_mean(tf.stack(shares))
+
+        self._rebuild_layers = rebuild_layers if layers else None
         self._rebuild()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -73,23 +86,23 @@ class RebuildTables(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         if self._iterations() > self._last_rebuild:
             self._rebuild()
+        self._rebuild_layers = None
+
+    def __deepcopy__(self, memo: Any) -> "RebuildTables":
+        """A callback of the same settings, without the training in progress."""
+        return type(self)(self.every, self.growth)
 
     def _iterations(self) -> int:
         return int(self.model.optimizer.iterations.numpy())
 
     def _rebuild(self) -> None:
-        layers = [
-            layer
-            for layer in lsh_layers(self.model)
-            if layer.built and layer.trainable and layer.selection == "lsh"
-        ]
         self._last_rebuild = self._iterations()
-        if not layers:
+        if self._rebuild_layers is None:
             return
         start = time.perf_counter()
-        changed = [layer.rebuild_tables()["codes_changed"] for layer in layers]
-        self._codes_changed = float(np.mean([share.numpy() for share in changed]))
-        self._epoch_ms.append(1000 * (time.perf_counter() - start))
+        self._codes_changed = float(self._rebuild_layers())
+        if self._rebuilds > 0:  # the first one is mostly tracing
+            self._epoch_ms.append(1000 * (time.perf_counter() - start))
         self._rebuilds += 1
 
     def _report(self, logs: Any) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lsh.layers import LSHDense
+from keras_lsh.layers.finding import lsh_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +29,11 @@ class LayerReport:
         recall: fraction of the true top `active` neurons that were selected.
         precision: fraction of the selected neurons that are among the true top
             `active` ones; NaN if none was selected.
-        hashing: multiplications per sample to hash the input.
+        selection: multiplications per sample to choose candidates: hashing, with LSH.
         products: multiplications per sample in the products of the candidates.
-        refresh: multiplications per training sample to hash the neurons again, 0 if
+        rebuilds: multiplications per training sample to hash the neurons again, 0 if
             `rebuild_every` was not given.
-        multiplications: `hashing + products + refresh`, per sample, forward only.
+        multiplications: `selection + products + rebuilds`, per sample, forward only.
         dense_multiplications: `units * input_dim`, what Dense takes.
     """
 
@@ -42,9 +43,9 @@ class LayerReport:
     active_fraction: float
     recall: float
     precision: float
-    hashing: float
+    selection: float
     products: float
-    refresh: float
+    rebuilds: float
     multiplications: float
     dense_multiplications: float
 
@@ -218,9 +219,9 @@ def _captured_inputs(
 
         return wrapper
 
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, LSHDense)]
+    layers = lsh_layers(model)
     for layer in layers:
-        layer.call = listening(layer, layer.call)
+        layer.call = listening(layer, layer.call)  # type: ignore[method-assign]
     try:
         yield captured
     finally:
@@ -243,12 +244,9 @@ class _Counts:
 
     def add(self, inputs: Any) -> None:
         """Selects for `inputs`, of shape `(..., input_dim)`, and counts."""
-        if isinstance(inputs, tf.SparseTensor):
-            inputs = tf.sparse.to_dense(inputs)
-        inputs = tf.reshape(inputs, (-1, self.kernel.shape[1]))
         ids = np.asarray(self.layer.active_ids(inputs))
         samples, active = ids.shape
-        x = _to_float32(inputs)
+        x = _to_float32(inputs).reshape(samples, -1)
         products = x @ self.kernel.T
         if self.bias is not None:
             products += self.bias
@@ -269,11 +267,10 @@ class _Counts:
     def report(self, samples_per_rebuild: int | None) -> LayerReport:
         units = self.kernel.shape[0]
         cost = self.layer.multiplications()
-        # A rebuild hashes each neuron, which costs what hashing an input costs.
-        refresh = (
+        rebuilds = (
             0.0
             if samples_per_rebuild is None
-            else units * cost["hashing"] / samples_per_rebuild
+            else cost["rebuild"] / samples_per_rebuild
         )
         return LayerReport(
             name=self.layer.name,
@@ -282,13 +279,13 @@ class _Counts:
             active_fraction=self.selected / (self.samples * units),
             recall=self.hits / (self.samples * self.active),
             precision=self.hits / self.selected if self.selected else float("nan"),
-            hashing=float(cost["hashing"]),
+            selection=float(cost["selection"]),
             products=float(cost["products"]),
-            refresh=float(refresh),
-            multiplications=float(cost["total"] + refresh),
+            rebuilds=rebuilds,
+            multiplications=cost["total"] + rebuilds,
             dense_multiplications=float(cost["dense"]),
         )
 
 
 def _to_float32(value: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(value), np.float32)
+    return tf.convert_to_tensor(value).numpy().astype(np.float32)

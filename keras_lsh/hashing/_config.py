@@ -5,7 +5,10 @@ from typing import Any
 
 
 class Config:
-    """Compares, hashes, prints and copies by `get_config`, which subclasses define."""
+    """Compares, hashes and prints by `get_config`, which subclasses define.
+
+    Its keys are both arguments of the constructor and attributes.
+    """
 
     def get_config(self) -> dict[str, Any]:
         """The arguments that make an equal object."""
@@ -25,7 +28,7 @@ class Config:
         return hash(repr(self))
 
     def __repr__(self) -> str:
-        arguments = (f"{name}={value!r}" for name, value in self.get_config().items())
+        arguments = (f"{name}={getattr(self, name)!r}" for name in self.get_config())
         return f"{type(self).__name__}({', '.join(arguments)})"
 
 
@@ -37,7 +40,7 @@ def integer(name: str, value: Any, lowest: int, highest: int) -> int:
         number = lowest - 1
     if isinstance(value, bool) or not lowest <= number <= highest:
         raise ValueError(
-            f"Received an invalid value for `{name}`, expected an integer from {lowest} "
-            f"to {highest}. Received: {name}={value}"
+            f"Received an invalid value for `{name}`, expected an integer from "
+            f"{lowest} to {highest}. Received: {name}={value}"
         )
     return number

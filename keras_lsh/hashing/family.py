@@ -111,6 +111,10 @@ class HashFamily(Config, abc.ABC):
             ranking of candidates, from 1 to 65536.
         """
 
+    @abc.abstractmethod
+    def multiplications(self, input_dim: int) -> int:
+        """Multiplications that hashing one vector of `input_dim` elements takes."""
+
 
 def get_family(identifier: Any) -> HashFamily:
     """A hash family from itself or from its serialised form."""

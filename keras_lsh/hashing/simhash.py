@@ -74,14 +74,14 @@ class SimHash(HashFamily):
         if self.tables * self.buckets > MAX_BUCKETS:
             raise ValueError(
                 "Received invalid values for `bits` and `tables`, expected "
-                f"tables * 2**bits to be at most {MAX_BUCKETS}. Received: bits={bits}, "
-                f"tables={tables}"
+                f"tables * 2**bits to be at most {MAX_BUCKETS}. Received: "
+                f"bits={bits}, tables={tables}"
             )
         if self.tables * self.probes > MAX_PROBES:
             raise ValueError(
                 "Received invalid values for `tables` and `probes`, expected "
-                f"tables * probes to be at most {MAX_PROBES}. Received: tables={tables}, "
-                f"probes={probes}"
+                f"tables * probes to be at most {MAX_PROBES}. Received: "
+                f"tables={tables}, probes={probes}"
             )
 
     @property
@@ -171,6 +171,9 @@ class SimHash(HashFamily):
             extra = self.transform.input_coordinates()
             margins += tf.linalg.matvec(for_extra, extra, transpose_a=True)
         return ops.probe_sequence(margins, self.tables, self.bits, self.probes)
+
+    def multiplications(self, input_dim: int) -> int:
+        return input_dim * self.tables * self.bits
 
     def get_config(self) -> dict[str, Any]:
         transform = self.transform

@@ -89,11 +89,12 @@ class _Powers(Transform):
 class SignALSH(_Powers):
     """The transform of Sign-ALSH, made for signs of random projections.
 
-    `P(w) = [w; 1/2 - |w|^2; 1/2 - |w|^4; ...; 1/2 - |w|^(2^m)]`, `Q(x) = [x; 0; ...; 0]`.
-    Then `|P(w)|^2 = m/4 + |w|^(2^(m+1))`, and the last term vanishes quickly, so the
-    cosine of the two is nearly `w . x / sqrt(m/4)`. Shrivastava & Li 2015, "Improved
-    Asymmetric Locality Sensitive Hashing (ALSH) for Maximum Inner Product Search
-    (MIPS)", "From MIPS to Correlation-NNS"; the default values are the paper's.
+    `P(w) = [w; 1/2 - |w|^2; 1/2 - |w|^4; ...; 1/2 - |w|^(2^m)]` and
+    `Q(x) = [x; 0; ...; 0]`. Then `|P(w)|^2 = m/4 + |w|^(2^(m+1))`, and the last term
+    vanishes quickly, so the cosine of the two is nearly `w . x / sqrt(m/4)`.
+    Shrivastava & Li 2015, "Improved Asymmetric Locality Sensitive Hashing (ALSH) for
+    Maximum Inner Product Search (MIPS)", "From MIPS to Correlation-NNS"; the default
+    values are the paper's.
 
     Args:
         m: Number of appended coordinates.
@@ -120,9 +121,8 @@ class L2ALSH(_Powers):
     Inner Product Search (MIPS)", "From MIPS to Near Neighbor Search"; the default
     values are the paper's.
 
-    The guarantee is about distances. Signs of random projections see the angle between
-    `P(w)` and `Q(x)` instead, which depends on `|w|` too: prefer `SignALSH` or
-    `SimpleLSH` with `SimHash`.
+    The guarantee is about distances. `SimHash` sees the angle between `P(w)` and `Q(x)`
+    instead, which the guarantee does not cover.
 
     Args:
         m: Number of appended coordinates.
@@ -152,6 +152,6 @@ def get_transform(identifier: Any) -> Transform | None:
     if transform is None or isinstance(transform, Transform):
         return transform
     raise ValueError(
-        "Received an invalid value for `transform`, expected None, a `Transform`, or one "
-        f"of {sorted(_BY_NAME)}. Received: transform={identifier}"
+        "Received an invalid value for `transform`, expected None, a `Transform`, or "
+        f"one of {sorted(_BY_NAME)}. Received: transform={identifier}"
     )

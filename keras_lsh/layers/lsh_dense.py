@@ -163,7 +163,6 @@ class LSHDense(keras.layers.Layer):
         self.supports_masking = True
         self.supports_jit = False  # XLA cannot compile the op library's ops
         self._selector: Selector
-        self._rebuild_function: Any = None
         self._tables_are_kept_fresh = False
 
     def build(self, input_shape: Any) -> None:
@@ -411,11 +410,6 @@ class LSHDense(keras.layers.Layer):
         return values, ids
 
     def _refresh(self) -> dict[str, tf.Tensor]:
-        if self._rebuild_function is None:
-            self._rebuild_function = tf.function(self._refresh_in_graph)
-        return self._rebuild_function()
-
-    def _refresh_in_graph(self) -> dict[str, tf.Tensor]:
         for weight, constraint in (
             (self.kernel, self.kernel_constraint),
             (self.bias, self.bias_constraint),

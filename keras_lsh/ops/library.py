@@ -6,8 +6,8 @@ beside the library (`_build_info.json`), and it is compared with the running Ten
 before the library is touched. Importing `keras_lsh` loads nothing.
 
 Environment variables:
-    KERAS_LSH_REFERENCE_OPS: 1 runs the reference ops (plain TensorFlow, slower) in place
-        of the compiled ones; 0, the default, does not.
+    KERAS_LSH_REFERENCE_OPS: 1 runs the reference ops (plain TensorFlow, slower) and not
+        the compiled ones. The default is 0.
     KERAS_LSH_SIMD: `scalar`, `avx2` or `avx512` forces the instructions that the
         compiled ops use; the default is the widest that the processor has.
 """
@@ -136,9 +136,8 @@ def _installed_without_library() -> bool:
         return False  # Damage is for library() to report.
     if without:
         warnings.warn(
-            "keras_lsh was installed without its compiled ops; the reference ops serve, "
-            "correct and slower. KERAS_LSH_REFERENCE_OPS=1 says that this is meant to "
-            "be so.",
+            "keras_lsh was installed without its compiled ops: the slower reference "
+            "ops serve. KERAS_LSH_REFERENCE_OPS=1 silences this warning.",
             stacklevel=3,
         )
     return without
@@ -188,8 +187,8 @@ def _check_complete() -> None:
     The dynamic linker maps what the header promises: a file cut short (a full disk, an
     interrupted copy) would end the process with a bus error.
     """
-    # The ELF header of a 64-bit little-endian machine. It says where the section headers
-    # are, which linkers, and tools that edit libraries, put at the end of the file.
+    # The ELF header of a 64-bit little-endian machine. It says where the section
+    # headers are, and these are at the end of the file.
     layout = struct.Struct("<4sBB10xHHIQQQIHHHHHH")
     try:
         with _LIBRARY.open("rb") as file:

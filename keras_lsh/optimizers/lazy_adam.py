@@ -255,13 +255,6 @@ class LazyAdam(keras.optimizers.Adam):
         step = keras.ops.convert_to_tensor(self.iterations) + 1
         if isinstance(gradient, tf.IndexedSlices):
             gradient = _merge_rows(gradient)
-            beta_1, beta_2, epsilon = self.beta_1, self.beta_2, self.epsilon
-            if variable.dtype != tf.float32:
-                # A Python float would be rounded to float32 on its way to float64.
-                beta_1, beta_2, epsilon = (
-                    tf.constant(value, tf.float64)
-                    for value in (beta_1, beta_2, epsilon)
-                )
             ops.row_adam(
                 variable,
                 momentum,
@@ -270,9 +263,9 @@ class LazyAdam(keras.optimizers.Adam):
                 rows=tf.cast(gradient.indices, tf.int32),
                 gradient=tf.cast(gradient.values, variable.dtype),
                 alpha=self._alpha(step, learning_rate, variable.dtype),
-                beta_1=beta_1,
-                beta_2=beta_2,
-                epsilon=epsilon,
+                beta_1=self.beta_1,
+                beta_2=self.beta_2,
+                epsilon=self.epsilon,
                 step=step,
             )
         else:
