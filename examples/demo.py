@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -61,13 +62,16 @@ with quiet_native_stderr():
 
     tf.constant(0)  # The rest of its greetings come with the first op.
 
+# TFDS warns of every data set that is not there yet.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
 HIDDEN_LAYERS = 3
 UNITS = 1000
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
 REBUILD_EVERY = 10
 """Training steps between two rebuilds of the hash tables."""
-TRAINING_STEPS = 1400
+TRAINING_STEPS = 1200
 """What `--epochs` comes to by default."""
 CURVE_EXAMPLES = 5000
 """Test images behind a point of the training curves; no choice is made from them."""
@@ -230,6 +234,8 @@ def train_and_measure(
         validation_data=(x_test[:CURVE_EXAMPLES], y_test[:CURVE_EXAMPLES]),
         validation_batch_size=1000,
         callbacks=callbacks,
+        # Bars, drawn over and over, fill a log file: there, a line per epoch.
+        verbose=1 if sys.stdout.isatty() else 2,
     ).history
     _, accuracy = model.evaluate(x_test, y_test, batch_size=1000, verbose=0)
     if kind == DENSE:
@@ -404,14 +410,22 @@ def export_and_reload(model: keras.Model, x: np.ndarray, path: pathlib.Path) -> 
 def main() -> int:
     options = parse_arguments()
     start = time.perf_counter()
+    # Whatever is missing should be found before the training.
     try:
-        import matplotlib  # noqa: F401 - before the training, not after it.
+        import matplotlib  # noqa: F401
 
-        train, test, classes = load_data(options)
+        if not keras_lsh.ops.using_reference():
+            keras_lsh.ops.library()
         options.out.mkdir(parents=True, exist_ok=True)
+    except (OSError, keras_lsh.ops.OpLibraryError) as error:
+        sys.exit(str(error))
     except ImportError as error:
-        sys.exit(f'{error}\nInstall: pip install "keras_lsh[datasets,plot]"')
-    except (OSError, ValueError) as error:
+        sys.exit(f'{error}. Install it with: pip install "keras_lsh[datasets,plot]"')
+    try:
+        train, test, classes = load_data(options)
+    except OSError as error:
+        sys.exit(f"{error}\n`data_dir` is --tfds-dir here; with make, TFDS_DIR=.")
+    except (ImportError, ValueError) as error:
         sys.exit(str(error))
 
     examples, inputs = train[0].shape
@@ -424,8 +438,8 @@ def main() -> int:
     print(
         f"Data: {options.data}, {examples:,} images to train on, {len(test[0]):,} to "
         f"test on, {classes} classes\n"
-        f"Network: {shape}, ReLU; {epochs} epochs of {steps} steps, batch "
-        f"{BATCH_SIZE}, Adam {LEARNING_RATE:g}, seed {options.seed}"
+        f"Network: {shape}, ReLU; epochs: {epochs}, of {steps} steps each; "
+        f"batch {BATCH_SIZE}, Adam {LEARNING_RATE:g}, seed {options.seed}"
     )
     headings = {
         DENSE: f"Dense: every sample computes all {UNITS} neurons of a hidden layer",
@@ -449,7 +463,7 @@ def main() -> int:
     )
 
     picture = options.out / "comparison.png"
-    plot(results, active, f"{options.data}: {shape}, {epochs} epochs", picture)
+    plot(results, active, f"{options.data}: {shape}, epochs: {epochs}", picture)
     figures = options.out / "results.json"
     rows = [dataclasses.asdict(result) for result in results]
     figures.write_text(json.dumps(rows, indent=2) + "\n")

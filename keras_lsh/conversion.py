@@ -1,6 +1,7 @@
 """From Dense to LSHDense and back: layers and whole models."""
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
@@ -30,11 +31,15 @@ def from_dense(dense: keras.layers.Dense, **arguments: Any) -> LSHDense:
 
     Returns:
         The layer, its hash tables built if it has weights.
+
+    Raises:
+        ValueError: If `dense` is no Dense layer, is quantized, or has a setting that
+            LSHDense cannot take over, such as a constraint that is not row-local.
     """
-    layer = LSHDense(**{**_arguments_of(dense), **arguments})
+    layer = _new_lsh_dense(dense, arguments)
     if dense.built:
         layer.build((None, dense.kernel.shape[0]))
-        _copy_weights(dense, layer)
+        _copy_kernel_and_bias(dense, layer)
     return layer
 
 
@@ -43,11 +48,14 @@ def to_dense(layer: LSHDense) -> keras.layers.Dense:
 
     It computes all units; with the weights of a layer that was trained with few of them
     active the outputs differ.
+
+    Args:
+        layer: The layer; where it is built, its weights are copied, not shared.
     """
-    dense = keras.layers.Dense(**_arguments_of(layer))
+    dense = _new_dense(layer)
     if layer.built:
         dense.build((None, layer.kernel.shape[1]))
-        _copy_weights(layer, dense)
+        _copy_kernel_and_bias(layer, dense)
     return dense
 
 
@@ -66,8 +74,9 @@ def convert_model(
             not compiled.
         to: `"lsh"` replaces Dense layers by LSHDense, `"dense"` the other way round.
         layers: Names of the layers to convert, those of nested models included. None:
-            with `to="lsh"` every Dense layer of at least `min_units` units except
-            those that give the model's outputs, with `to="dense"` every LSHDense.
+            with `to="lsh"` every Dense layer of at least `min_units` units except the
+            last ones, which give the model's outputs with no other weights between;
+            with `to="dense"` every LSHDense.
         min_units: See `layers`; narrower layers gain nothing.
         **arguments: LSHDense's own, e.g. `active=0.05`, for `to="lsh"`.
 
@@ -83,13 +92,22 @@ def convert_model(
             "Received an invalid value for `to`, expected 'lsh' or 'dense'. "
             f"Received: to={to}"
         )
-    if not isinstance(model, (keras.Sequential, keras.models.Model)) or not hasattr(
-        model, "output_names"
-    ):
+    if to == "dense" and arguments:
         raise ValueError(
-            "Only Sequential and functional models can be converted. In a subclassed "
-            "model, replace its Dense layers with `keras_lsh.from_dense`. Received: "
-            f"model={model}"
+            "With `to='dense'` there are no arguments of LSHDense to set. Received: "
+            f"{', '.join(arguments)}"
+        )
+    if isinstance(layers, str):
+        raise ValueError(
+            "Received an invalid value for `layers`, expected a list of names. "
+            f"Received: layers={layers!r}"
+        )
+    is_sequential = isinstance(model, keras.Sequential)
+    if not is_sequential and not hasattr(model, "output_names"):
+        raise ValueError(
+            "Received an invalid value for `model`, expected a Sequential or functional "
+            "model. In a subclassed model, replace its Dense layers with "
+            f"`keras_lsh.from_dense`. Received: model={model}"
         )
     if not model.built:
         raise ValueError(
@@ -97,62 +115,123 @@ def convert_model(
             "on data, before it is converted."
         )
     wanted_type = keras.layers.Dense if to == "lsh" else LSHDense
-    outputs = set(model.output_names)
-    converted: set[str] = set()
+    last = _last_layers(model)
+    pairs: list[tuple[Any, Any]] = []
+    convertible, converted = set(), set()
 
-    def is_wanted(layer: keras.layers.Layer) -> bool:
-        if type(layer) is not wanted_type:
-            return False
+    def is_wanted(layer: Any) -> bool:
         if layers is not None:
             return layer.name in layers
-        if to == "dense":
-            return True
-        return layer.units >= min_units and layer.name not in outputs
+        return to == "dense" or (layer.units >= min_units and id(layer) not in last)
 
-    def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if not is_wanted(layer):
-            return layer.__class__.from_config(layer.get_config())
-        converted.add(layer.name)
-        if to == "dense":
-            return keras.layers.Dense(**_arguments_of(layer))
-        return LSHDense(**{**_arguments_of(layer), **arguments})
+    def convert(layer: Any) -> Any:
+        # A subclass of Dense may compute something else.
+        is_convertible = type(layer) is wanted_type
+        if is_convertible:
+            convertible.add(layer.name)
+        if not is_convertible or not is_wanted(layer):
+            new = layer.__class__.from_config(layer.get_config())
+        else:
+            converted.add(layer.name)
+            lsh = to == "lsh"
+            new = _new_lsh_dense(layer, arguments) if lsh else _new_dense(layer)
+        pairs.append((layer, new))
+        return new
 
-    copy = keras.models.clone_model(model, clone_function=convert, recursive=True)
+    with _uncompiled(model):
+        copy = keras.models.clone_model(model, clone_function=convert, recursive=True)
     unknown = set(layers or ()) - converted
     if unknown:
         raise ValueError(
-            f"Received an invalid value for `layers`, expected names of "
-            f"{wanted_type.__name__} layers of the model. Received: "
-            f"{sorted(unknown)}"
+            "Received an invalid value for `layers`, expected names of "
+            f"{wanted_type.__name__} layers of the model: {sorted(convertible)}. "
+            f"Received: {sorted(unknown)}"
         )
-    _copy_model_weights(model, copy)
+    for old, new in pairs:
+        if isinstance(old, LSHDense) != isinstance(new, LSHDense):
+            _copy_kernel_and_bias(old, new)
+        elif isinstance(old, keras.layers.Layer):  # not a mere operation
+            new.set_weights(old.get_weights())
     return copy
 
 
-def _arguments_of(layer: Any) -> dict[str, Any]:
-    config = layer.get_config()
-    arguments = {name: config[name] for name in _SHARED_ARGUMENTS}
-    arguments["name"] = layer.name
-    arguments["dtype"] = layer.dtype_policy
-    arguments["trainable"] = layer.trainable
-    return arguments
+def _new_lsh_dense(dense: Any, arguments: dict[str, Any]) -> LSHDense:
+    if not isinstance(dense, keras.layers.Dense):
+        raise ValueError(
+            "Received an invalid value for `dense`, expected a `keras.layers.Dense`. "
+            f"Received: dense={dense}"
+        )
+    if dense.quantization_mode is not None:
+        raise ValueError(
+            f"Layer {dense.name!r} is quantized ({dense.quantization_mode!r}), and "
+            "LSHDense cannot be. Convert the layer before it is quantized."
+        )
+    return LSHDense(**{**_shared_arguments(dense), **arguments})
 
 
-def _copy_weights(source: Any, target: Any) -> None:
-    kernel = keras.ops.convert_to_numpy(source.kernel)
-    target.kernel.assign(kernel.T)
+def _new_dense(layer: Any) -> keras.layers.Dense:
+    if not isinstance(layer, LSHDense):
+        raise ValueError(
+            "Received an invalid value for `layer`, expected a `keras_lsh.LSHDense`. "
+            f"Received: layer={layer}"
+        )
+    return keras.layers.Dense(**_shared_arguments(layer))
+
+
+def _shared_arguments(layer: Any) -> dict[str, Any]:
+    # The objects themselves: not all can be made from their configuration, as those of
+    # classes that are not registered.
+    arguments = {name: getattr(layer, name) for name in _SHARED_ARGUMENTS}
+    activation = layer.activation
+    if isinstance(activation, keras.layers.Layer):  # which belongs to one layer
+        activation = type(activation).from_config(activation.get_config())
+    return {
+        **arguments,
+        "activation": activation,
+        "name": layer.name,
+        "dtype": layer.dtype_policy,
+        "trainable": layer.trainable,
+    }
+
+
+def _copy_kernel_and_bias(source: Any, target: Any) -> None:
+    target.kernel.assign(keras.ops.convert_to_numpy(source.kernel).T)
     if source.use_bias:
         target.bias.assign(source.bias)
     if isinstance(target, LSHDense):
         target._refresh()
 
 
-def _copy_model_weights(source: Any, target: Any) -> None:
-    for old, new in zip(source.layers, target.layers, strict=True):
-        if type(old) is type(new):
-            if hasattr(old, "layers"):
-                _copy_model_weights(old, new)
-            else:
-                new.set_weights(old.get_weights())
+@contextlib.contextmanager
+def _uncompiled(model: keras.Model) -> Iterator[None]:
+    """Keeps clone_model from compiling the clone.
+
+    It would by way of the configuration, which not every loss and metric has.
+    """
+    models = [
+        layer
+        for layer in model._flatten_layers(include_self=True, recursive=True)
+        if isinstance(layer, keras.Model) and layer.compiled
+    ]
+    for compiled in models:
+        compiled.compiled = False
+    try:
+        yield
+    finally:
+        for compiled in models:
+            compiled.compiled = True
+
+
+def _last_layers(model: keras.Model) -> set[int]:
+    """The ids of the layers with weights that no others follow on the way out."""
+    found: set[int] = set()
+    tensors = list(model.outputs)
+    while tensors:
+        operation, node, _ = tensors.pop()._keras_history
+        if not getattr(operation, "weights", None):
+            tensors.extend(operation._inbound_nodes[node].input_tensors)
+        elif isinstance(operation, keras.Model) and hasattr(operation, "outputs"):
+            found |= _last_layers(operation)
         else:
-            _copy_weights(old, new)
+            found.add(id(operation))
+    return found

@@ -105,16 +105,17 @@ Status ActiveSetSelector::Force(const ActiveSetQuery& query) {
 Status ActiveSetSelector::Collect(const ActiveSetQuery& query) {
   for (int64_t i = 0; i < query.num_buckets; ++i) {
     const int32_t weight = query.weights[i];
-    if (weight < 1) {
-      return Status::Invalid("`weights` must be positive. Received: " +
-                             std::to_string(weight));
+    if (weight < 1 || weight > kMaxWeight) {
+      return Status::Invalid("`weights` must lie in [1, " +
+                             std::to_string(kMaxWeight) +
+                             "]. Received: " + std::to_string(weight));
     }
     const int32_t *id, *end;
     Status status = FindBucket(tables_, query.buckets[i], &id, &end);
     if (!status.ok()) return status;
     for (; id != end; ++id) {
       if (*id < 0 || *id >= tables_.units) {
-        return OutOfRange("The hash tables are corrupt: neuron ids", *id,
+        return OutOfRange("The hash tables are corrupt: `table_ids`", *id,
                           tables_.units, " Rebuild the tables.");
       }
       int64_t& score = scores_[*id];

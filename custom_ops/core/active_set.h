@@ -12,6 +12,9 @@ namespace keras_lsh {
 // Marks an unused place in a list of neuron ids; such places come last.
 inline constexpr int32_t kNoId = -1;
 
+// The largest weight of a probed bucket.
+inline constexpr int32_t kMaxWeight = 1 << 16;
+
 // A pseudo-random order of the neurons, different for each seed: neuron n has
 // rank (multiplier * n + shift) mod prime, with prime the smallest prime not
 // below max(units, 2). With M = 2^31 - 1 and all arithmetic in int64,
@@ -35,7 +38,8 @@ class FillOrder {
 
 // What to select for one sample.
 struct ActiveSetQuery {
-  // The buckets to look into and the weight, >= 1, of a collision in each.
+  // The buckets to look into and the weight, in [1, kMaxWeight], of a
+  // collision in each.
   const int32_t* buckets;  // [num_buckets], global numbers
   const int32_t* weights;  // [num_buckets]
   int64_t num_buckets;

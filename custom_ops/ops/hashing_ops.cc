@@ -128,7 +128,7 @@ REGISTER_OP("LshSelectActive")
 Chooses the active neurons of each sample from the buckets it probes.
 
 buckets: [batch, num_probes], global bucket numbers.
-weights: [batch, num_probes], >= 1. A neuron's score is the sum of the weights of
+weights: [batch, num_probes], in [1, 65536]. A neuron's score is the sum of the weights of
   the probed buckets that contain it.
 offsets: [tables, buckets per table + 1].
 table_ids: [tables, units].

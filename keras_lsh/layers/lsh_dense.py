@@ -390,7 +390,7 @@ class LSHDense(keras.layers.Layer):
         _, ids = self._active_values(tf.stop_gradient(x))
         ids = tf.stop_gradient(ids)
         rows, _ = tf.unique(tf.sort(tf.reshape(ids, [-1])))
-        weights = []
+        weights: list[tf.Tensor | None] = []
         for weight, constraint, regularizer in (
             (self.kernel, self.kernel_constraint, self.kernel_regularizer),
             (self.bias, self.bias_constraint, self.bias_regularizer),
@@ -447,7 +447,7 @@ def _count_active(active: Any, units: int) -> int:
     if _is_integer(active):
         _check_argument("active", active, 1 <= active <= units, expected)
         return int(active)
-    is_fraction = isinstance(active, (float, np.floating)) and 0 < active <= 1
+    is_fraction = isinstance(active, (float, np.floating)) and 0 < float(active) <= 1
     _check_argument("active", active, is_fraction, expected)
     return max(1, round(float(active) * units))
 

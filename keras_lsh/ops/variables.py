@@ -31,12 +31,20 @@ def tensor_form() -> Iterator[None]:
 
 
 def variable_of(x: Any) -> Any:
-    """The TensorFlow variable behind `x` if the handle form applies, or None."""
+    """The TensorFlow variable behind `x` if the handle form applies, or None.
+
+    Of a variable that `tf.distribute` mirrors, it is the one of the current replica.
+    """
     if isinstance(x, keras.Variable):
         x = x.value
-    if _local.__dict__.get("tensor_form", False):
+    if _local.__dict__.get("tensor_form", False) or not isinstance(x, tf.Variable):
         return None
-    return x if hasattr(x, "handle") and hasattr(x, "sparse_read") else None
+    try:
+        handle = x.handle
+    except ValueError:  # mirrored, and this is no replica: Keras builds symbolically
+        return None
+    parts = tf.distribute.get_strategy().experimental_local_results(x)
+    return next(part for part in parts if part.handle is handle)
 
 
 def watched_handle(variable: Any) -> tf.Tensor:

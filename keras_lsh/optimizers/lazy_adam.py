@@ -83,9 +83,9 @@ class LazyAdam(keras.optimizers.Adam):
       to `compile`, does not.
 
     Variables of float32 are updated by a compiled op, other dtypes by stock TensorFlow
-    ops. XLA (`jit_compile=True`) cannot compile the row-sparse update; a model that has
-    it, and no layer that switches XLA off by itself as `LSHDense` does, needs
-    `compile(jit_compile=False)`.
+    ops. XLA cannot compile the row-sparse update. Keras switches XLA on where there is
+    a GPU, unless a layer forbids it, as `LSHDense` does; for models with
+    `keras.layers.Embedding` alone pass `jit_compile=False` to `compile` there.
 
     Beside Keras' two moments there is an int32 slot `last_step` of shape
     `(variable.shape[0],)` for each variable of rank 1 and up: the step of the last

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_lsh import ops
 from keras_lsh.optimizers import LazyAdam, LossScaleOptimizer
 
 SHAPES = [(9,), (1,), (20, 5), (1, 3), (0, 3), (4, 3, 2)]
@@ -737,6 +738,42 @@ def test_step_is_row_sparse(make):
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old[untouched], new[untouched])
         assert (old[late] != new[late]).any(axis=tuple(range(1, old.ndim))).all()
+
+
+@pytest.mark.skipif(ops.using_reference(), reason="the reference reads densely")
+@pytest.mark.parametrize("make", [LazyAdam, keras.optimizers.SGD])
+def test_whole_training_step_is_row_sparse(make):
+    random = np.random.default_rng(20)
+    kernel = keras.Variable(random.normal(size=(ROWS, 8)).astype(np.float32))
+    bias = keras.Variable(np.zeros(ROWS, np.float32))
+    optimizer = make(0.01)
+    optimizer.build([kernel, bias])
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 8], tf.float32),
+            tf.TensorSpec([None, None], tf.int32),
+        ]
+    )
+    def step(inputs, ids):
+        with tf.GradientTape() as tape:
+            values, _ = ops.active_matmul(inputs, kernel.value, bias.value, ids)
+            loss = tf.reduce_sum((values - 1) ** 2)
+        variables = [kernel.value, bias.value]
+        optimizer.apply(tape.gradient(loss, variables), [kernel, bias])
+        return loss
+
+    concrete = step.get_concrete_function()
+    assert [name for name, shape in tensors_of(concrete) if ROWS in shape] == []
+    before = kernel.numpy(), bias.numpy()
+    inputs = random.normal(size=(4, 8)).astype(np.float32)
+    ids = np.sort(random.choice(ROWS, (4, 30), replace=False), axis=1)
+    losses = [float(step(inputs, ids.astype(np.int32))) for _ in range(5)]
+    assert losses[-1] < losses[0]
+    untouched = np.setdiff1d(np.arange(ROWS), ids)
+    for old, new in zip(before, (kernel.numpy(), bias.numpy()), strict=True):
+        np.testing.assert_array_equal(old[untouched], new[untouched])
+        assert (old[ids] != new[ids]).any()
 
 
 def test_the_search_for_dense_tensors_finds_them():

@@ -421,7 +421,7 @@ TEST(BadWeights) {
     for (size_t at : {0, 3}) {
       Query query = error_case.good();
       query.weights[at] = bad;
-      error_case.Check(query, "`weights` must be positive. Received: " +
+      error_case.Check(query, "`weights` must lie in [1, 65536]. Received: " +
                                   std::to_string(bad));
       error_case.CheckGood();
     }
@@ -482,7 +482,7 @@ TEST(CorruptIds) {
     // In the middle of the first bucket and at the end of the second.
     for (size_t at : {offsets[1] / 2, offsets[2] - 1}) {
       ids[at] = bad;
-      error_case.Check(error_case.good(), "neuron ids must lie in [0, 30)");
+      error_case.Check(error_case.good(), "`table_ids` must lie in [0, 30)");
       error_case.Check(error_case.good(), "Received: " + std::to_string(bad));
       ids = good;
       error_case.CheckGood();
