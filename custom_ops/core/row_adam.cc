@@ -27,18 +27,20 @@ Status RowAdam(const AdamOptions& options, const int32_t* rows,
   parallel_for(num_rows, 2 * width + 100, [&](int64_t begin, int64_t end) {
     AdamRowStep step = {1.0f,
                         1.0f,
-                        1.0f - options.beta_1,
-                        1.0f - options.beta_2,
+                        static_cast<float>(1.0 - options.beta_1),
+                        static_cast<float>(1.0 - options.beta_2),
                         options.alpha,
                         options.epsilon};
+    const float beta_1 = static_cast<float>(options.beta_1);
+    const float beta_2 = static_cast<float>(options.beta_2);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = rows[i];
       const int64_t skipped =
           std::max<int64_t>(0, options.step - 1 - state->last_step[row]);
       step.momentum_decay =
-          std::pow(options.beta_1, static_cast<float>(skipped));
+          std::pow(beta_1, static_cast<float>(skipped));
       step.velocity_decay =
-          std::pow(options.beta_2, static_cast<float>(skipped));
+          std::pow(beta_2, static_cast<float>(skipped));
       vector_kernels.adam_row(
           step, gradient + i * width, width, state->variable + row * width,
           state->momentum + row * width, state->velocity + row * width);

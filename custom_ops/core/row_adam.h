@@ -11,8 +11,9 @@ namespace keras_lsh {
 
 struct AdamOptions {
   float alpha;  // learning rate * sqrt(1 - beta_2^step) / (1 - beta_1^step)
-  float beta_1;
-  float beta_2;
+  // Doubles: 1 - 0.999 in float, from a float 0.999, is off by 5e-5.
+  double beta_1;
+  double beta_2;
   float epsilon;
   int64_t step;  // number of this step, from 1
 };

@@ -39,9 +39,7 @@ absl::Status OwnBuffer(OpKernelContext* context, Var* variable) {
 class RowAdamOp : public OpKernel {
  public:
   explicit RowAdamOp(OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, context->GetAttr("beta_1", &options_.beta_1));
-    OP_REQUIRES_OK(context, context->GetAttr("beta_2", &options_.beta_2));
-    OP_REQUIRES_OK(context, context->GetAttr("epsilon", &options_.epsilon));
+    OP_REQUIRES_OK(context, context->GetAttr("epsilon", &epsilon_));
   }
 
   void Compute(OpKernelContext* context) override {
@@ -82,9 +80,10 @@ class RowAdamOp : public OpKernel {
                       variables[3]->tensor()->flat<int32_t>().data(),
                       total_rows,
                       total_rows == 0 ? 0 : value->NumElements() / total_rows};
-    AdamOptions options = options_;
-    options.alpha = context->input(6).scalar<float>()();
-    options.step = context->input(7).scalar<int64_t>()();
+    const AdamOptions options = {context->input(6).scalar<float>()(),
+                                 context->input(8).scalar<double>()(),
+                                 context->input(9).scalar<double>()(), epsilon_,
+                                 context->input(7).scalar<int64_t>()()};
     OP_REQUIRES_OK(context,
                    ToTensorFlow(RowAdam(
                        options, rows.flat<int32_t>().data(), rows.dim_size(0),
@@ -101,6 +100,8 @@ class RowAdamOp : public OpKernel {
     TF_RETURN_IF_ERROR(RequireRank(rows, 1, "rows"));
     TF_RETURN_IF_ERROR(RequireRank(context->input(6), 0, "alpha"));
     TF_RETURN_IF_ERROR(RequireRank(context->input(7), 0, "step"));
+    TF_RETURN_IF_ERROR(RequireRank(context->input(8), 0, "beta_1"));
+    TF_RETURN_IF_ERROR(RequireRank(context->input(9), 0, "beta_2"));
     const TensorShape& shape = variables[0]->tensor()->shape();
     KLSH_REQUIRE(shape.dims() >= 1, "`variable` must have rank 1 or more. ",
                  "Received: shape=", shape.DebugString());
@@ -124,7 +125,7 @@ class RowAdamOp : public OpKernel {
     return absl::OkStatus();
   }
 
-  AdamOptions options_;
+  float epsilon_;
 };
 
 REGISTER_KERNEL_BUILDER(

@@ -206,8 +206,8 @@ REGISTER_OP("LshResourceRowAdam")
     .Input("gradient: float")
     .Input("alpha: float")
     .Input("step: int64")
-    .Attr("beta_1: float")
-    .Attr("beta_2: float")
+    .Input("beta_1: double")
+    .Input("beta_2: double")
     .Attr("epsilon: float")
     .SetIsStateful()
     .SetShapeFn([](InferenceContext* c) {
@@ -216,6 +216,8 @@ REGISTER_OP("LshResourceRowAdam")
       TF_RETURN_IF_ERROR(c->WithRankAtLeast(c->input(5), 1, &unused));
       TF_RETURN_IF_ERROR(c->WithRank(c->input(6), 0, &unused));
       TF_RETURN_IF_ERROR(c->WithRank(c->input(7), 0, &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(8), 0, &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(9), 0, &unused));
       return absl::OkStatus();
     })
     .Doc(R"doc(
@@ -230,6 +232,8 @@ gradient: [num_rows, ...].
 alpha: scalar, learning rate * sqrt(1 - beta_2^step) / (1 - beta_1^step).
 step: scalar, the number of this step, from 1. The moments of a row that skipped n
   steps decay by beta^n first.
+beta_1: scalar, decay of the first moments.
+beta_2: scalar, decay of the second moments.
 )doc");
 
 }  // namespace keras_lsh

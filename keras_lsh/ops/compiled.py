@@ -122,8 +122,7 @@ def row_adam(
         as_tensor("gradient", gradient, tf.float32, variable.shape.rank),
         tf.cast(alpha, tf.float32),
         tf.cast(step, tf.int64),
-        beta_1=beta_1,
-        beta_2=beta_2,
+        *(tf.constant(beta, tf.float64) for beta in (beta_1, beta_2)),
         epsilon=epsilon,
     )
 

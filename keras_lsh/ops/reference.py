@@ -361,9 +361,10 @@ def row_adam(
     )
     # Half precision cannot hold the moments' small changes: compute in float32.
     dtype = tf.float64 if variable.dtype == tf.float64 else tf.float32
-    alpha, beta_1, beta_2, epsilon = (
+    # 1 - 0.999 is off by 5e-5 if 0.999 is rounded to float32 before the subtraction.
+    alpha, beta_1, beta_2, rest_1, rest_2, epsilon = (
         tf.cast(x, dtype) if tf.is_tensor(x) else tf.constant(x, dtype)
-        for x in (alpha, beta_1, beta_2, epsilon)
+        for x in (alpha, beta_1, beta_2, 1 - beta_1, 1 - beta_2, epsilon)
     )
     step = tf.cast(step, tf.int64)
     previous = tf.cast(tf.gather(last_step, rows), tf.int64)
@@ -373,8 +374,8 @@ def row_adam(
     gradient = tf.cast(gradient, dtype)
     m = tf.cast(tf.gather(momentum, rows), dtype) * beta_1**skipped
     v = tf.cast(tf.gather(velocity, rows), dtype) * beta_2**skipped
-    m += (gradient - m) * (1 - beta_1)
-    v += (gradient * gradient - v) * (1 - beta_2)
+    m += (gradient - m) * rest_1
+    v += (gradient * gradient - v) * rest_2
     change = m * alpha / (tf.sqrt(v) + epsilon)
     value = tf.cast(tf.gather(variable, rows), dtype) - change
     for target, new in ((variable, value), (momentum, m), (velocity, v)):
