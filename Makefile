@@ -172,6 +172,8 @@ BAZEL ?= bazel
 
 .PHONY: bazel
 bazel: $(VENV)/.tensorflow  ## the op library and the core's tests, built by Bazel
+	@command -v $(BAZEL) > /dev/null || { echo "error: there is no '$(BAZEL)'." \
+	  "Debian has one: apt install bazel-bootstrap" >&2; exit 1; }
 	KERAS_LSH_PYTHON="$(abspath $(BIN)/python)" $(BAZEL) test //...
 
 .PHONY: clean

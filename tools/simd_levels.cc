@@ -1,7 +1,7 @@
 // Prints the SIMD levels that this machine can run, one to a line.
-#include "custom_ops/core/simd.h"
-
 #include <cstdio>
+
+#include "custom_ops/core/simd.h"
 
 int main() {
   for (int level = 0; level <= static_cast<int>(keras_lsh::BestSimdLevel());

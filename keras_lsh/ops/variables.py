@@ -39,12 +39,13 @@ def variable_of(x: Any) -> Any:
         x = x.value
     if _local.__dict__.get("tensor_form", False) or not isinstance(x, tf.Variable):
         return None
+    if not isinstance(x, tf.distribute.DistributedValues):
+        return x
     try:
         handle = x.handle
-    except ValueError:  # mirrored, and this is no replica: Keras builds symbolically
+    except ValueError:  # no replica, as when Keras builds a model symbolically
         return None
-    parts = tf.distribute.get_strategy().experimental_local_results(x)
-    return next(part for part in parts if part.handle is handle)
+    return next(part for part in x.values if part.handle is handle)
 
 
 def watched_handle(variable: Any) -> tf.Tensor:

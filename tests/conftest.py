@@ -1,0 +1,37 @@
+"""What tests of several directories share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_lsh
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """A function that runs a program in a fresh process and returns what it prints.
+
+    The process finds this package if it imports it; with `isolated=True` it does not,
+    unless the package is installed.
+    """
+
+    def run(program, *arguments, isolated=False, cwd=None):
+        environment = {"TF_CPP_MIN_LOG_LEVEL": "3"} | dict(os.environ)
+        environment.pop("PYTHONPATH", None)
+        if not isolated:
+            environment["PYTHONPATH"] = str(Path(keras_lsh.__file__).parent.parent)
+        result = subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            cwd=cwd or os.path.expanduser("~"),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, f"{result.returncode}\n{result.stderr[-5000:]}"
+        return result.stdout
+
+    return run
