@@ -80,6 +80,10 @@ def freeze(
 ) -> Any:
     """The model's inference function with its weights as constants.
 
+    LSHDense layers answer bit for bit as in the model. Where TensorFlow computes (other
+    layers, `inference="exact"`) it may fuse more operations than it can with variables,
+    which rounds differently.
+
     Args:
         model: A built model of less than 2 GiB.
         path: File for the binary GraphDef, or None to write none. A process that

@@ -22,8 +22,10 @@ def make_model(selection="lsh"):
     x = keras_lsh.LSHDense(
         40, "tanh", active=10, hashing=hashing, selection=selection, name="steps_layer"
     )(steps)
+    # Not tanh here: in a frozen graph TensorFlow fuses it with the stock product (of a
+    # Dense layer just as well), which rounds differently.
     x = keras_lsh.LSHDense(
-        32, "tanh", active=8, inference="exact", selection=selection, name="complete"
+        32, active=8, inference="exact", selection=selection, name="complete"
     )(x)
     x = keras.layers.Concatenate()([keras.layers.Flatten()(x), extra])
     x = keras_lsh.LSHDense(

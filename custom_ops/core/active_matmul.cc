@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
+#include <functional>
 #include <limits>
 #include <string>
 
@@ -32,6 +34,19 @@ void SortByDigit(const std::vector<Place>& from, int shift,
   for (const Place& p : from) {
     (*to)[starts[p.neuron >> shift & kMask]++] = p;
   }
+}
+
+// (value descending, id ascending) as one number, NaN being the largest value;
+// 0 for an unused place.
+uint64_t RankingKey(int32_t id, float value) {
+  if (id == kNoId) return 0;
+  if (value == 0.0f) value = 0.0f;  // -0 is 0
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  const uint32_t negative = bits >> 31;
+  const uint32_t order =
+      std::isnan(value) ? 0xffffffffu : bits ^ (negative ? ~0u : 1u << 31);
+  return static_cast<uint64_t>(order) << 32 | ~static_cast<uint32_t>(id);
 }
 
 }  // namespace
@@ -126,34 +141,29 @@ void KeepLargest(const ActiveIds& ids, const float* values, int64_t keep,
                  const ParallelFor& parallel_for, int32_t* kept_ids,
                  float* kept_values) {
   parallel_for(ids.batch, 16 * ids.active, [&](int64_t begin, int64_t end) {
-    std::vector<int32_t> order(ids.active);
+    std::vector<uint64_t> keys(ids.active), sorted;
     for (int64_t b = begin; b < end; ++b) {
       const int32_t* id = ids.ids + b * ids.active;
       const float* value = values + b * ids.active;
-      int32_t count = 0;
-      for (int32_t s = 0; s < ids.active; ++s) {
-        if (id[s] != kNoId) order[count++] = s;
+      for (int64_t s = 0; s < ids.active; ++s) {
+        keys[s] = RankingKey(id[s], value[s]);
       }
-      const int64_t kept = std::min<int64_t>(keep, count);
-      const auto better = [&](int32_t a, int32_t b) {
-        const bool a_nan = std::isnan(value[a]), b_nan = std::isnan(value[b]);
-        if (a_nan != b_nan) return a_nan;
-        if (!a_nan && value[a] != value[b]) return value[a] > value[b];
-        return id[a] < id[b];
-      };
-      if (kept < count) {
-        std::nth_element(order.begin(), order.begin() + kept,
-                         order.begin() + count, better);
+      uint64_t smallest = 1;  // of what is kept; unused places have key 0
+      if (keep < ids.active) {
+        sorted = keys;
+        std::nth_element(sorted.begin(), sorted.begin() + keep - 1,
+                         sorted.end(), std::greater<uint64_t>());
+        smallest = std::max(smallest, sorted[keep - 1]);
       }
-      std::sort(order.begin(), order.begin() + kept);
-      int32_t* kept_id = kept_ids + b * keep;
-      float* kept_value = kept_values + b * keep;
-      for (int64_t s = 0; s < kept; ++s) {
-        kept_id[s] = id[order[s]];
-        kept_value[s] = value[order[s]];
+      int64_t place = b * keep;
+      for (int64_t s = 0; s < ids.active; ++s) {
+        // Of an id that occurs twice, no more than there is room for.
+        if (keys[s] < smallest || place == (b + 1) * keep) continue;
+        kept_ids[place] = id[s];
+        kept_values[place++] = value[s];
       }
-      std::fill(kept_id + kept, kept_id + keep, kNoId);
-      std::fill(kept_value + kept, kept_value + keep, 0.0f);
+      std::fill(kept_ids + place, kept_ids + (b + 1) * keep, kNoId);
+      std::fill(kept_values + place, kept_values + (b + 1) * keep, 0.0f);
     }
   });
 }

@@ -1,12 +1,16 @@
 #include "custom_ops/core/active_set.h"
 
 #include <algorithm>
+#include <array>
+#include <functional>
 #include <set>
 #include <string>
 
 namespace keras_lsh {
 namespace {
 
+constexpr int64_t kBins = 256;
+constexpr int32_t kLargestId = 2147483647;
 constexpr int64_t kModulus = 2147483647;  // 2^31 - 1, a prime
 
 bool IsPrime(int64_t n) {
@@ -77,7 +81,8 @@ ActiveSetSelector::ActiveSetSelector(const BucketTables& tables, int64_t active,
       fill_order_(tables.units),
       scores_(scratch->scores),
       touched_(scratch->touched),
-      chosen_(scratch->chosen) {
+      chosen_(scratch->chosen),
+      keys_(scratch->keys) {
   scores_.resize(tables.units, 0);
 }
 
@@ -103,6 +108,11 @@ Status ActiveSetSelector::Force(const ActiveSetQuery& query) {
 }
 
 Status ActiveSetSelector::Collect(const ActiveSetQuery& query) {
+  if (query.num_buckets > kMaxBuckets) {
+    return Status::Invalid(
+        "`buckets` must be at most " + std::to_string(kMaxBuckets) +
+        " a sample. Received: " + std::to_string(query.num_buckets));
+  }
   for (int64_t i = 0; i < query.num_buckets; ++i) {
     const int32_t weight = query.weights[i];
     if (weight < 1 || weight > kMaxWeight) {
@@ -127,22 +137,61 @@ Status ActiveSetSelector::Collect(const ActiveSetQuery& query) {
   return Status();
 }
 
+void ActiveSetSelector::KeepBest(int64_t room) {
+  if (room >= static_cast<int64_t>(touched_.size())) {
+    chosen_.insert(chosen_.end(), touched_.begin(), touched_.end());
+    return;
+  }
+  // A histogram finds the score at which room ends; only the neurons in that
+  // bin have to be ordered. Sorting them all would cost more than finding them.
+  int64_t largest = 0;
+  for (int32_t id : touched_) largest = std::max(largest, scores_[id]);
+  int shift = 0;
+  while (largest >> shift >= kBins) ++shift;
+  std::array<int32_t, kBins> bins{};
+  for (int32_t id : touched_) ++bins[scores_[id] >> shift];
+  int64_t last_bin = kBins - 1;
+  int64_t above = 0;
+  while (above + bins[last_bin] < room) above += bins[last_bin--];
+
+  // (score descending, id ascending) as one number.
+  keys_.clear();
+  for (int32_t id : touched_) {
+    const int64_t bin = scores_[id] >> shift;
+    if (bin > last_bin) chosen_.push_back(id);
+    if (bin == last_bin) keys_.push_back(scores_[id] << 31 | (kLargestId - id));
+  }
+  const int64_t rest = room - above;
+  std::nth_element(keys_.begin(), keys_.begin() + rest, keys_.end(),
+                   std::greater<int64_t>());
+  for (int64_t i = 0; i < rest; ++i) {
+    chosen_.push_back(kLargestId - static_cast<int32_t>(keys_[i] & kLargestId));
+  }
+}
+
+void ActiveSetSelector::WriteAscending(int32_t* ids) {
+  const int64_t count = static_cast<int64_t>(chosen_.size());
+  if (tables_.units < 16 * count) {
+    // Few units for each chosen one: faster to look at all of them than to
+    // sort.
+    for (int32_t id : chosen_) scores_[id] = -1;
+    for (int64_t id = 0; id < tables_.units; ++id) {
+      if (scores_[id] < 0) *ids++ = static_cast<int32_t>(id);
+    }
+  } else {
+    std::sort(chosen_.begin(), chosen_.end());
+    ids = std::copy(chosen_.begin(), chosen_.end(), ids);
+  }
+  std::fill_n(ids, active_ - count, kNoId);
+}
+
 Status ActiveSetSelector::Select(const ActiveSetQuery& query, int32_t* ids) {
   chosen_.clear();
   touched_.clear();
   Status status = Force(query);
   if (status.ok()) status = Collect(query);
   if (status.ok()) {
-    const int64_t room = active_ - static_cast<int64_t>(chosen_.size());
-    const int64_t take = std::min(room, static_cast<int64_t>(touched_.size()));
-    const auto better = [this](int32_t a, int32_t b) {
-      return scores_[a] != scores_[b] ? scores_[a] > scores_[b] : a < b;
-    };
-    if (take < static_cast<int64_t>(touched_.size())) {
-      std::nth_element(touched_.begin(), touched_.begin() + take,
-                       touched_.end(), better);
-    }
-    chosen_.insert(chosen_.end(), touched_.begin(), touched_.begin() + take);
+    KeepBest(active_ - static_cast<int64_t>(chosen_.size()));
     // Here either all touched neurons are chosen or there is no room left, so
     // a neuron is free to fill with exactly if its score is zero.
     if (query.fill && static_cast<int64_t>(chosen_.size()) < active_) {
@@ -152,9 +201,7 @@ Status ActiveSetSelector::Select(const ActiveSetQuery& query, int32_t* ids) {
         if (scores_[id] == 0) chosen_.push_back(id);
       }
     }
-    std::sort(chosen_.begin(), chosen_.end());
-    std::copy(chosen_.begin(), chosen_.end(), ids);
-    std::fill(ids + chosen_.size(), ids + active_, kNoId);
+    WriteAscending(ids);
   }
   for (int32_t id : touched_) scores_[id] = 0;
   for (int32_t id : chosen_) scores_[id] = 0;

@@ -12,8 +12,10 @@ namespace keras_lsh {
 // Marks an unused place in a list of neuron ids; such places come last.
 inline constexpr int32_t kNoId = -1;
 
-// The largest weight of a probed bucket.
+// The largest weight of a probed bucket, and the most buckets of a sample:
+// their product fits 31 bits.
 inline constexpr int32_t kMaxWeight = 1 << 16;
+inline constexpr int64_t kMaxBuckets = (1 << 15) - 1;
 
 // A pseudo-random order of the neurons, different for each seed: neuron n has
 // rank (multiplier * n + shift) mod prime, with prime the smallest prime not
@@ -42,7 +44,7 @@ struct ActiveSetQuery {
   // collision in each.
   const int32_t* buckets;  // [num_buckets], global numbers
   const int32_t* weights;  // [num_buckets]
-  int64_t num_buckets;
+  int64_t num_buckets;     // at most kMaxBuckets
   // Neurons that are active whatever the tables say; kNoId is skipped,
   // duplicates count once.
   const int32_t* forced;  // [num_forced]
@@ -60,6 +62,7 @@ struct ActiveSetScratch {
   std::vector<int64_t> scores;   // [units]
   std::vector<int32_t> touched;  // neurons whose score became positive
   std::vector<int32_t> chosen;
+  std::vector<int64_t> keys;
 };
 
 // Chooses the active neurons of one sample after another. Use one object, with
@@ -83,6 +86,8 @@ class ActiveSetSelector {
  private:
   Status Force(const ActiveSetQuery& query);
   Status Collect(const ActiveSetQuery& query);
+  void KeepBest(int64_t room);
+  void WriteAscending(int32_t* ids);
 
   const BucketTables tables_;
   const int64_t active_;
@@ -90,6 +95,7 @@ class ActiveSetSelector {
   std::vector<int64_t>& scores_;
   std::vector<int32_t>& touched_;
   std::vector<int32_t>& chosen_;
+  std::vector<int64_t>& keys_;
 };
 
 }  // namespace keras_lsh

@@ -37,10 +37,8 @@ Status RowAdam(const AdamOptions& options, const int32_t* rows,
       const int64_t row = rows[i];
       const int64_t skipped =
           std::max<int64_t>(0, options.step - 1 - state->last_step[row]);
-      step.momentum_decay =
-          std::pow(beta_1, static_cast<float>(skipped));
-      step.velocity_decay =
-          std::pow(beta_2, static_cast<float>(skipped));
+      step.momentum_decay = std::pow(beta_1, static_cast<float>(skipped));
+      step.velocity_decay = std::pow(beta_2, static_cast<float>(skipped));
       vector_kernels.adam_row(
           step, gradient + i * width, width, state->variable + row * width,
           state->momentum + row * width, state->velocity + row * width);

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lsh.ops import compiled, library_path, reference
+from keras_lsh.ops import compiled, library, library_path, reference
 
 ERRORS = ValueError, tf.errors.InvalidArgumentError
 
@@ -53,6 +53,9 @@ GOOD = {
     },
     "scatter_active": {"values": VALUES, "ids": IDS, "units": 10},
 }
+
+# Arguments that are tensors of one op and numbers of another.
+TENSORS = {op: set() for op in GOOD} | {"select_active": {"buckets"}}
 
 
 def changed(array, place, value):
@@ -147,7 +150,7 @@ SHAPES = [
     ("select_active", {"fill_seeds": np.int32([1, 2])}, "fill_seeds"),
     ("select_active", {"fill_seeds": np.int32([1, 2, 3, 4, 5])}, "fill_seeds"),
     ("select_active", {"fill_seeds": np.int32([[1, 2, 3, 4]])}, "fill_seeds"),
-    ("select_active", {"buckets": MANY - 1, "weights": MANY}, "buckets"),
+    ("select_active", {"buckets": MANY, "weights": MANY}, "buckets"),
     ("active_matmul", {"inputs": INPUTS[0]}, "inputs"),
     ("active_matmul", {"inputs": INPUTS[:, 1:]}, "inputs"),
     ("active_matmul", {"inputs": INPUTS[None]}, "inputs"),
@@ -200,18 +203,24 @@ def call(module, op, **changes):
     return [r.numpy() for r in (results if isinstance(results, tuple) else [results])]
 
 
-def call_in_graph(module, op, **changes):
-    """The same in a tf.function that knows no shapes, not even ranks."""
+def call_kernel(_, op, **changes):
+    """The same by the op itself, in a graph that knows no shapes, not even ranks.
+
+    A SavedModel in a server has nothing else to check its inputs.
+    """
     arguments = GOOD[op] | changes
-    arrays = {k: tf.constant(a) for k, a in arguments.items() if np.ndim(a) or k in
-              ("bias", "margins")}  # fmt: skip
-    others = {k: a for k, a in arguments.items() if k not in arrays}
+    numbers = {"tables", "bits", "buckets", "probes", "active", "keep", "units"}
+    attributes = {k: a for k, a in arguments.items() if k in numbers - TENSORS[op]}
+    arrays = {k: tf.constant(a) for k, a in arguments.items() if k not in attributes}
 
     @tf.function(
         input_signature=[tf.TensorSpec(None, a.dtype) for a in arrays.values()]
     )
     def function(*tensors):
-        return getattr(module, op)(**dict(zip(arrays, tensors, strict=True)), **others)
+        inputs = dict(zip(arrays, tensors, strict=True))
+        if "bias" in inputs:
+            inputs["bias"] = [inputs["bias"]]
+        return getattr(library(), f"lsh_{op}")(**inputs, **attributes)
 
     results = function(*arrays.values())
     return [r.numpy() for r in (results if isinstance(results, tuple) else [results])]
@@ -240,8 +249,10 @@ def label(value):
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
-        return ",".join(f"{k}={np.shape(v) or v}" for k, v in value.items())
-    return None
+        return ",".join(f"{k}={label(v)}" for k, v in value.items())
+    if hasattr(value, "shape"):
+        return f"{tf.as_dtype(value.dtype).name}{list(value.shape)}"
+    return str(value)
 
 
 @pytest.mark.parametrize("module", [compiled, reference], ids=["compiled", "reference"])
@@ -249,60 +260,90 @@ def label(value):
     ("op", "changes", "name"), ARGUMENTS + DTYPES + SHAPES + DATA, ids=label
 )
 def test_refused(module, op, changes, name, right_results):
-    if module is reference and name == "keep" and np.ndim(changes.get("keep", ())):
-        pytest.skip()
     assert_refused(call, module, op, changes, name, right_results)
 
 
 @pytest.mark.parametrize(("op", "changes", "name"), SHAPES + DATA, ids=label)
-def test_refused_in_a_graph_that_knows_no_shapes(op, changes, name, right_results):
-    assert_refused(call_in_graph, compiled, op, changes, name, right_results)
+def test_refused_by_the_kernel(op, changes, name, right_results):
+    assert_refused(call_kernel, None, op, changes, name, right_results)
+
+
+@pytest.mark.parametrize("module", [compiled, reference], ids=["compiled", "reference"])
+def test_a_rank_that_comes_to_light_when_the_graph_runs(module):
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32)])
+    def function(margins):
+        return module.hash_codes(margins, 2, 3)
+
+    with pytest.raises(ERRORS):
+        function(FLOATS[0])
+
+
+@pytest.mark.parametrize("name", ["kernel", "bias"])
+@pytest.mark.parametrize("dtype", [tf.float64, tf.bfloat16, tf.int32])
+@pytest.mark.parametrize("form", [tf.constant, tf.Variable])
+def test_weights_of_other_dtypes(name, dtype, form, right_results):
+    weights = {"kernel": KERNEL, "bias": KERNEL[:, 0]}
+    changes = {k: form(w) for k, w in weights.items()}
+    changes[name] = form(tf.cast(weights[name], dtype))
+    assert_refused(call, compiled, "active_matmul", changes, name, right_results)
+
+
+@pytest.mark.parametrize("dtype", [tf.float64, tf.int32])
+def test_values_of_other_dtypes(dtype, right_results):
+    changes = {"values": tf.cast(VALUES, dtype)}
+    assert_refused(call, compiled, "scatter_active", changes, "values", right_results)
+
+
+def run_uninitialised(names, initialised, op):
+    """Runs an op on variables of a session (as of TensorFlow 1)."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        variables = [
+            v1.get_variable(n, shape, dtype, v1.zeros_initializer(), use_resource=True)
+            for n, (shape, dtype) in names.items()
+        ]
+        for variable in variables[:initialised]:
+            session.run(variable.initializer)
+        session.run(op(*variables))
 
 
 class TestVariables:
     """The handle form of active_matmul."""
 
-    def refused(self, name, **changes):
+    NAMES = {"kernel": ([10, 5], tf.float32), "bias": ([10], tf.float32)}  # noqa: RUF012
+
+    @staticmethod
+    def op(*weights):
+        return compiled.active_matmul(INPUTS, *weights, IDS)
+
+    @pytest.mark.parametrize("initialised", [0, 1])
+    def test_uninitialised(self, initialised):
         with pytest.raises(ERRORS) as caught:
-            call(compiled, "active_matmul", **changes)
-        assert_says(str(caught.value), name)
+            run_uninitialised(self.NAMES, initialised, self.op)
+        assert_says(str(caught.value), list(self.NAMES)[initialised])
+        run_uninitialised(self.NAMES, 2, self.op)
 
-    def test_deleted(self):
-        kernel, bias = tf.Variable(KERNEL), tf.Variable(KERNEL[:, 0])
-        tf.raw_ops.DestroyResourceOp(resource=bias.handle)
-        self.refused("bias", kernel=kernel, bias=bias)
-        tf.raw_ops.DestroyResourceOp(resource=kernel.handle)
-        self.refused("kernel", kernel=kernel, bias=None)
-
-    @pytest.mark.parametrize("dtype", [tf.float64, tf.float16, tf.bfloat16])
-    def test_dtype(self, dtype):
-        kernel = tf.Variable(tf.cast(KERNEL, dtype))
-        self.refused("kernel", kernel=kernel, bias=None)
-        self.refused("bias", kernel=tf.Variable(KERNEL), bias=kernel[:, 0])
-
-    def test_shape(self):
-        kernel = tf.Variable(KERNEL, shape=tf.TensorShape(None))
-        bias = tf.Variable(KERNEL[:, 0], shape=tf.TensorShape(None))
-        good = call(compiled, "active_matmul")
-        arguments = {"kernel": kernel, "bias": bias}
-        for variable, name, bad in (
-            (kernel, "kernel", KERNEL[0]),
-            (kernel, "inputs", KERNEL[:, 1:]),
-            (kernel, "ids", KERNEL[:9]),
-            (bias, "bias", KERNEL[1:, 0]),
-            (bias, "bias", KERNEL),
-        ):
-            before = variable.numpy()
-            variable.assign(bad)
-            if name == "ids":
-                arguments = {"kernel": kernel, "bias": None}
-            self.refused(name, **arguments)
-            variable.assign(before)
-            arguments = {"kernel": kernel, "bias": bias}
-            for a, g in zip(
-                call(compiled, "active_matmul", **arguments), good, strict=True
-            ):
-                np.testing.assert_array_equal(a, g)
+    @pytest.mark.parametrize(
+        ("name", "of", "bad"),
+        [
+            ("kernel", "kernel", KERNEL[0]),
+            ("inputs", "kernel", KERNEL[:, 1:]),
+            ("bias", "kernel", KERNEL[1:]),
+            ("bias", "bias", KERNEL[1:, 0]),
+            ("bias", "bias", KERNEL),
+        ],
+    )
+    def test_a_variable_that_has_changed_its_shape(self, name, of, bad, right_results):
+        weights = {
+            n: tf.Variable(w, shape=tf.TensorShape(None))
+            for n, w in (("kernel", KERNEL), ("bias", KERNEL[:, 0]))
+        }
+        before = weights[of].numpy()
+        weights[of].assign(bad)
+        assert_refused(call, compiled, "active_matmul", weights, name, right_results)
+        weights[of].assign(before)
+        actual = call(compiled, "active_matmul", **weights)
+        np.testing.assert_array_equal(actual[1], right_results["active_matmul"][1])
 
     def test_gradient_after_the_kernel_has_shrunk(self):
         kernel = tf.Variable(KERNEL, shape=tf.TensorShape(None))
@@ -318,6 +359,12 @@ class TestVariables:
 class TestRowAdam:
     ROWS = np.int32([1, 3])
     GRADIENT = np.ones([2, 3], np.float32)
+    NAMES = {  # noqa: RUF012
+        "variable": ([5, 3], tf.float32),
+        "momentum": ([5, 3], tf.float32),
+        "velocity": ([5, 3], tf.float32),
+        "last_step": ([5], tf.int32),
+    }
 
     @pytest.fixture(params=[compiled, reference], ids=["compiled", "reference"])
     def module(self, request):
@@ -325,26 +372,17 @@ class TestRowAdam:
 
     @pytest.fixture
     def state(self):
-        return [
-            tf.Variable(np.full([5, 3], n + 1, np.float32), shape=tf.TensorShape(None))
-            if n < 3
-            else tf.Variable(tf.zeros([5], tf.int32), shape=tf.TensorShape(None))
-            for n in range(4)
-        ]
+        return {n: tf.Variable(tf.ones(*spec)) for n, spec in self.NAMES.items()}
 
-    @staticmethod
-    def step(module, state, rows=ROWS, gradient=GRADIENT, alpha=0.1, step=1):
-        # A variable of unknown shape cannot say what gradient goes with it.
-        tensors = [tf.Variable(s) for s in state] if module is reference else state
-        module.row_adam(*tensors, rows, gradient, alpha, 0.9, 0.99, 1e-7, step)
+    def step(self, module, *state, rows=ROWS, gradient=GRADIENT, alpha=0.1, step=2):
+        module.row_adam(*state, rows, gradient, alpha, 0.9, 0.99, 1e-7, step)
 
     def refused(self, module, state, name, **changes):
-        before = [s.numpy() for s in state]
         with pytest.raises(ERRORS) as caught:
-            self.step(module, state, **changes)
+            self.step(module, *state.values(), **changes)
         assert_says(str(caught.value), name)
-        for s, b in zip(state, before, strict=True):
-            np.testing.assert_array_equal(s, b)
+        for variable in state.values():
+            np.testing.assert_array_equal(variable, tf.ones_like(variable))
 
     @pytest.mark.parametrize(
         ("name", "bad"),
@@ -365,64 +403,67 @@ class TestRowAdam:
             ("alpha", [0.1, 0.1]),
             ("step", [1, 1]),
         ],
-        ids=str,
+        ids=label,
     )
     def test_arguments(self, module, state, name, bad):
         self.refused(module, state, name, **{name: bad})
-        self.step(module, state)
+        self.step(module, *state.values())
+        changed_rows = np.any(state["variable"] != 1, axis=1)
+        np.testing.assert_array_equal(np.flatnonzero(changed_rows), self.ROWS)
 
     @pytest.mark.parametrize(
-        ("n", "name", "bad"),
+        ("name", "bad"),
         [
-            (1, "momentum", tf.ones([5, 2])),
-            (1, "momentum", tf.ones([4, 3])),
-            (2, "velocity", tf.ones([5])),
-            (2, "velocity", tf.ones([6, 3])),
-            (3, "last_step", tf.ones([4], tf.int32)),
-            (3, "last_step", tf.ones([6], tf.int32)),
-            (3, "last_step", tf.ones([5, 1], tf.int32)),
-            (0, "variable", tf.ones([])),
+            ("momentum", tf.ones([5, 2])),
+            ("momentum", tf.ones([4, 3])),
+            ("momentum", tf.ones([5, 3], tf.float64)),
+            ("velocity", tf.ones([5])),
+            ("velocity", tf.ones([6, 3])),
+            ("velocity", tf.ones([5, 3], tf.bfloat16)),
+            ("last_step", tf.ones([4], tf.int32)),
+            ("last_step", tf.ones([6], tf.int32)),
+            ("last_step", tf.ones([5, 1], tf.int32)),
+            ("last_step", tf.ones([5], tf.int64)),
+            ("last_step", tf.ones([5])),
         ],
+        ids=label,
     )
-    def test_shapes_of_variables(self, state, n, name, bad):
-        state[n].assign(bad)
-        changes = {} if n else {"gradient": tf.raw_ops.PlaceholderWithDefault(
-            input=self.GRADIENT, shape=None)}  # fmt: skip
-        self.refused(compiled, state, name, **changes)
-
-    @pytest.mark.parametrize(
-        ("n", "name", "dtype"),
-        [
-            (1, "momentum", tf.float64),
-            (2, "velocity", tf.bfloat16),
-            (3, "last_step", tf.int64),
-            (3, "last_step", tf.float32),
-        ],
-    )
-    def test_dtypes_of_variables(self, state, n, name, dtype):
-        state[n] = tf.Variable(tf.cast(state[n], dtype))
+    def test_variables(self, state, name, bad):
+        state[name] = tf.Variable(bad)
         self.refused(compiled, state, name)
 
-    @pytest.mark.parametrize("n", range(4))
-    def test_deleted_variables(self, state, n):
-        tf.raw_ops.DestroyResourceOp(resource=state[n].handle)
-        with pytest.raises(ERRORS) as caught:
-            self.step(compiled, state)
-        assert_says(
-            str(caught.value), ("variable", "momentum", "velocity", "last_step")[n]
-        )
+    def test_a_scalar_variable(self, state):
+        state["variable"] = tf.Variable(1.0)
+        self.refused(compiled, state, "variable", gradient=1.0)
 
     def test_one_variable_twice(self, state):
-        self.refused(compiled, [state[0], state[1], state[1], state[3]], "velocity")
+        state["velocity"] = state["momentum"]
+        with pytest.raises(ERRORS, match="`velocity`.* different variables"):
+            self.step(compiled, *state.values())
 
-    def test_what_is_not_finite_is_as_in_adam(self, module):
-        state = [tf.Variable(tf.ones([5, 3])) for _ in range(3)]
-        state.append(tf.Variable(tf.zeros([5], tf.int32)))
+    @pytest.mark.parametrize("initialised", range(4))
+    def test_uninitialised(self, initialised):
+        def op(*state):
+            with tf.control_dependencies([tf.constant(0)]):
+                self.step(compiled, *state)
+            (step,) = (
+                op
+                for op in state[0].graph.get_operations()
+                if op.type == "LshResourceRowAdam"
+            )
+            return step
+
+        with pytest.raises(ERRORS) as caught:
+            run_uninitialised(self.NAMES, initialised, op)
+        assert_says(str(caught.value), list(self.NAMES)[initialised])
+        run_uninitialised(self.NAMES, 4, op)
+
+    def test_what_is_not_finite_stays_where_it_is(self, module, state):
         gradient = np.float32([[np.nan, np.inf, 1], [1, 1, 1]])
-        self.step(module, state, gradient=gradient)
-        np.testing.assert_array_equal(
-            np.isfinite(state[0]), changed(np.ones([5, 3], bool), (1, slice(2)), False)
-        )
+        self.step(module, *state.values(), gradient=gradient)
+        expected = changed(np.ones([5, 3], bool), (1, slice(2)), False)
+        for name in ("variable", "momentum", "velocity"):
+            np.testing.assert_array_equal(np.isfinite(state[name]), expected)
 
 
 # Sizes whose product is too large for a tensor: at worst these end the process.

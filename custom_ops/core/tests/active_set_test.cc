@@ -308,20 +308,21 @@ TEST(OfEqualScoresTheSmallerIdIsChosen) {
   CHECK_EQ(Select(&selector, query, 3), (Ints{0, 1, 50}));
 }
 
-TEST(ScoresBeyond31Bits) {
-  // Neurons 0 and 1 are alone in their buckets; 0 wins by one point of 2^32.
+TEST(LargestScores) {
+  // Neurons 0 and 1 are alone in their buckets; 0 or 1 wins by one point.
   const Ints offsets = {0, 1, 2}, ids = {0, 1};
   const BucketTables tables = {offsets.data(), ids.data(), 1, 2, 2};
   ActiveSetScratch scratch;
   ActiveSetSelector selector(tables, 1, &scratch);
   for (int32_t winner : {0, 1}) {
     Query query;
-    query.buckets.assign(1 << 17, 0);
-    std::fill(query.buckets.begin(), query.buckets.begin() + (1 << 16), 1);
-    query.weights.assign(1 << 17, 65536);
+    query.buckets.assign(kMaxBuckets, winner);
+    query.weights.assign(kMaxBuckets, kMaxWeight);
+    CHECK_EQ(Select(&selector, query, 1), (Ints{winner}));
     query.buckets.push_back(winner);
     query.weights.push_back(1);
-    CHECK_EQ(Select(&selector, query, 1), (Ints{winner}));
+    CHECK_ERROR(selector.Select(query.view(), Ints(1).data()),
+                "`buckets` must be at most 32767 a sample. Received: 32768");
   }
 }
 
