@@ -22,10 +22,15 @@ def make_model(selection="lsh"):
     x = keras_lsh.LSHDense(
         40, "tanh", active=10, hashing=hashing, selection=selection, name="steps_layer"
     )(steps)
-    # Not tanh here: in a frozen graph TensorFlow fuses it with the stock product (of a
-    # Dense layer just as well), which rounds differently.
+    # A stock product: neither bias nor activation, because in a frozen graph TensorFlow
+    # fuses them with it, and then it rounds differently (as for a Dense layer).
     x = keras_lsh.LSHDense(
-        32, active=8, inference="exact", selection=selection, name="complete"
+        32,
+        use_bias=False,
+        active=8,
+        inference="exact",
+        selection=selection,
+        name="complete",
     )(x)
     x = keras.layers.Concatenate()([keras.layers.Flatten()(x), extra])
     x = keras_lsh.LSHDense(

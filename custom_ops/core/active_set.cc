@@ -82,8 +82,11 @@ ActiveSetSelector::ActiveSetSelector(const BucketTables& tables, int64_t active,
       scores_(scratch->scores),
       touched_(scratch->touched),
       chosen_(scratch->chosen),
-      keys_(scratch->keys) {
+      keys_(scratch->keys),
+      ascending_(scratch->ascending) {
   scores_.resize(tables.units, 0);
+  touched_.resize(tables.units + 1);  // one place to spare for unneeded writes
+  ascending_.resize(active + 1);
 }
 
 Status ActiveSetSelector::Force(const ActiveSetQuery& query) {
@@ -128,38 +131,48 @@ Status ActiveSetSelector::Collect(const ActiveSetQuery& query) {
         return OutOfRange("The hash tables are corrupt: `table_ids`", *id,
                           tables_.units, " Rebuild the tables.");
       }
+      // No branch here: whether a neuron was met before cannot be predicted.
       int64_t& score = scores_[*id];
-      if (score < 0) continue;
-      if (score == 0) touched_.push_back(*id);
-      score += weight;
+      touched_[num_touched_] = *id;
+      num_touched_ += score == 0;
+      score += score < 0 ? 0 : weight;
     }
   }
   return Status();
 }
 
 void ActiveSetSelector::KeepBest(int64_t room) {
-  if (room >= static_cast<int64_t>(touched_.size())) {
-    chosen_.insert(chosen_.end(), touched_.begin(), touched_.end());
+  const auto touched_end = touched_.begin() + num_touched_;
+  if (room >= num_touched_) {
+    chosen_.insert(chosen_.end(), touched_.begin(), touched_end);
     return;
   }
   // A histogram finds the score at which room ends; only the neurons in that
   // bin have to be ordered. Sorting them all would cost more than finding them.
   int64_t largest = 0;
-  for (int32_t id : touched_) largest = std::max(largest, scores_[id]);
+  for (auto id = touched_.begin(); id != touched_end; ++id) {
+    largest = std::max(largest, scores_[*id]);
+  }
   int shift = 0;
   while (largest >> shift >= kBins) ++shift;
   std::array<int32_t, kBins> bins{};
-  for (int32_t id : touched_) ++bins[scores_[id] >> shift];
+  for (auto id = touched_.begin(); id != touched_end; ++id) {
+    ++bins[scores_[*id] >> shift];
+  }
   int64_t last_bin = kBins - 1;
   int64_t above = 0;
   while (above + bins[last_bin] < room) above += bins[last_bin--];
 
   // (score descending, id ascending) as one number.
   keys_.clear();
-  for (int32_t id : touched_) {
-    const int64_t bin = scores_[id] >> shift;
-    if (bin > last_bin) chosen_.push_back(id);
-    if (bin == last_bin) keys_.push_back(scores_[id] << 31 | (kLargestId - id));
+  for (auto id = touched_.begin(); id != touched_end; ++id) {
+    const int64_t score = scores_[*id], bin = score >> shift;
+    if (bin < last_bin) continue;
+    if (bin > last_bin) {
+      chosen_.push_back(*id);
+    } else {
+      keys_.push_back(score << 31 | (kLargestId - *id));
+    }
   }
   const int64_t rest = room - above;
   std::nth_element(keys_.begin(), keys_.begin() + rest, keys_.end(),
@@ -175,19 +188,22 @@ void ActiveSetSelector::WriteAscending(int32_t* ids) {
     // Few units for each chosen one: faster to look at all of them than to
     // sort.
     for (int32_t id : chosen_) scores_[id] = -1;
+    int64_t place = 0;
     for (int64_t id = 0; id < tables_.units; ++id) {
-      if (scores_[id] < 0) *ids++ = static_cast<int32_t>(id);
+      ascending_[place] = static_cast<int32_t>(id);
+      place += scores_[id] < 0;
     }
+    std::copy_n(ascending_.begin(), count, ids);
   } else {
     std::sort(chosen_.begin(), chosen_.end());
-    ids = std::copy(chosen_.begin(), chosen_.end(), ids);
+    std::copy(chosen_.begin(), chosen_.end(), ids);
   }
-  std::fill_n(ids, active_ - count, kNoId);
+  std::fill(ids + count, ids + active_, kNoId);
 }
 
 Status ActiveSetSelector::Select(const ActiveSetQuery& query, int32_t* ids) {
   chosen_.clear();
-  touched_.clear();
+  num_touched_ = 0;
   Status status = Force(query);
   if (status.ok()) status = Collect(query);
   if (status.ok()) {
@@ -203,7 +219,7 @@ Status ActiveSetSelector::Select(const ActiveSetQuery& query, int32_t* ids) {
     }
     WriteAscending(ids);
   }
-  for (int32_t id : touched_) scores_[id] = 0;
+  for (int64_t i = 0; i < num_touched_; ++i) scores_[touched_[i]] = 0;
   for (int32_t id : chosen_) scores_[id] = 0;
   return status;
 }

@@ -60,9 +60,10 @@ struct ActiveSetQuery {
 struct ActiveSetScratch {
   // Zero for every neuron between calls; negative marks a chosen one.
   std::vector<int64_t> scores;   // [units]
-  std::vector<int32_t> touched;  // neurons whose score became positive
+  std::vector<int32_t> touched;  // first the neurons whose score is positive
   std::vector<int32_t> chosen;
   std::vector<int64_t> keys;
+  std::vector<int32_t> ascending;
 };
 
 // Chooses the active neurons of one sample after another. Use one object, with
@@ -94,8 +95,10 @@ class ActiveSetSelector {
   FillOrder fill_order_;
   std::vector<int64_t>& scores_;
   std::vector<int32_t>& touched_;
+  int64_t num_touched_ = 0;
   std::vector<int32_t>& chosen_;
   std::vector<int64_t>& keys_;
+  std::vector<int32_t>& ascending_;
 };
 
 }  // namespace keras_lsh
