@@ -110,14 +110,15 @@ $$($(1)_dir)/%_test: $$($(1)_dir)/custom_ops/core/tests/%_test.o $$($(1)_objects
 	$$(CXX) $$($(1)_flags) $$^ $$(LDFLAGS) -o $$@
 $$($(1)_dir)/simd_levels: $$($(1)_dir)/tools/simd_levels.o $$($(1)_objects)
 	$$(CXX) $$($(1)_flags) $$^ $$(LDFLAGS) -o $$@
+.SECONDARY: $$(CORE_TESTS:%.cc=$$($(1)_dir)/%.o) $$($(1)_dir)/tools/simd_levels.o
 .PHONY: $(1)-binaries
 $(1)-binaries: $$($(1)_tests) $$($(1)_dir)/simd_levels
+	@:
 -include $$($(1)_objects:.o=.d) $$($(1)_dir)/tools/simd_levels.d \
   $$(CORE_TESTS:%.cc=$$($(1)_dir)/%.d)
 endef
 $(eval $(call core_rules,core))
 $(eval $(call core_rules,sanitize))
-.SECONDARY:
 
 run_core_tests = levels=$$($(1)/simd_levels) || exit 1; \
   for level in $$levels; do \

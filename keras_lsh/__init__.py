@@ -5,12 +5,13 @@ from keras_lsh._version import __version__
 from keras_lsh.callbacks import RebuildTables
 from keras_lsh.conversion import convert_model, from_dense, to_dense
 from keras_lsh.export import export_portable, freeze
-from keras_lsh.hashing import L2ALSH, SignALSH, SimHash, SimpleLSH
+from keras_lsh.hashing import L2ALSH, KMeansCells, SignALSH, SimHash, SimpleLSH
 from keras_lsh.layers import LSHDense
 from keras_lsh.optimizers import LazyAdam, LossScaleOptimizer
 
 __all__ = [
     "L2ALSH",
+    "KMeansCells",
     "LSHDense",
     "LazyAdam",
     "LossScaleOptimizer",

@@ -199,7 +199,8 @@ def _copy_kernel_and_bias(source: Any, target: Any) -> None:
     if source.use_bias:
         target.bias.assign(source.bias)
     if isinstance(target, LSHDense):
-        target._refresh()
+        # Not rebuild_tables, which would apply constraints once more.
+        target._selector.refresh(target.kernel, target.bias)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ namespace scalar {
 struct Vec {
   float lane[16];
 };
+constexpr int kSquareRows = 1, kSquareVectors = 1;
 
 static inline Vec Broadcast(float value) {
   Vec r;
@@ -91,6 +92,7 @@ namespace avx2 {
 struct Vec {
   __m256 low, high;
 };
+constexpr int kSquareRows = 2, kSquareVectors = 3;
 
 KLSH_TARGET static inline Vec Broadcast(float value) {
   return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
@@ -157,6 +159,7 @@ namespace avx512 {
 #define KLSH_TARGET __attribute__((target("avx512f,avx2,fma")))
 
 using Vec = __m512;
+constexpr int kSquareRows = 6, kSquareVectors = 4;
 
 KLSH_TARGET static inline Vec Broadcast(float value) {
   return _mm512_set1_ps(value);

@@ -22,9 +22,18 @@ struct AdamRowStep {
 // added as a tree (i and i + 8, then + 4, + 2, + 1). The scalar level calls
 // fmaf, which is slow where the processor has no such instruction.
 struct VectorKernels {
+  static constexpr int kMaxTileRows = 6;
+
   // out[i] = row . vectors[i] for i in [0, count); all of length n.
   void (*dots)(const float* row, const float* const* vectors, int64_t count,
                int64_t n, float* out);
+
+  // out[r * count + i] = rows[r] . vectors[i] for r in [0, num_rows), with
+  // num_rows <= kMaxTileRows, and i in [0, count): the same sums as `dots`,
+  // several at a time.
+  void (*dot_tile)(const float* const* rows, int64_t num_rows,
+                   const float* const* vectors, int64_t count, int64_t n,
+                   float* out);
 
   // out[j] = sum over i in [0, count), in this order, of scales[i] *
   // rows[i][j], for j in [0, n).

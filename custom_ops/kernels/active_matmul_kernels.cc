@@ -34,11 +34,12 @@ class ActiveMatmulOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const Tensor& inputs = context->input(0);
     const Tensor& ids = context->input(1);
+    const Tensor& neuron_keys = context->input(2);
     ReadInPlace kernel, bias;
-    const bool use_bias = context->num_inputs() > 3;
-    OP_REQUIRES_OK(context, kernel.Open(context, 2, "kernel"));
-    if (use_bias) OP_REQUIRES_OK(context, bias.Open(context, 3, "bias"));
-    OP_REQUIRES_OK(context, Check(inputs, ids, kernel.tensor()));
+    const bool use_bias = context->num_inputs() > 4;
+    OP_REQUIRES_OK(context, kernel.Open(context, 3, "kernel"));
+    if (use_bias) OP_REQUIRES_OK(context, bias.Open(context, 4, "bias"));
+    OP_REQUIRES_OK(context, Check(inputs, ids, neuron_keys, kernel.tensor()));
     if (use_bias) {
       OP_REQUIRES(
           context,
@@ -48,10 +49,15 @@ class ActiveMatmulOp : public OpKernel {
                   "Received: shape=", bias.tensor().shape().DebugString()));
     }
 
+    NeuronKeys keys;
+    if (neuron_keys.NumElements() > 0) {
+      keys = {neuron_keys.flat<int32_t>().data(), neuron_keys.dim_size(1)};
+    }
     const ActiveIds active = AsActiveIds(ids);
     NeuronSamples groups;
-    OP_REQUIRES_OK(context, ToTensorFlow(GroupByNeuron(
-                                active, kernel.tensor().dim_size(0), &groups)));
+    OP_REQUIRES_OK(
+        context, ToTensorFlow(GroupByNeuron(active, kernel.tensor().dim_size(0),
+                                            keys, &groups)));
     const int64_t keep = keep_ > 0 ? keep_ : active.active;
     OP_REQUIRES(
         context, keep <= active.active,
@@ -83,7 +89,7 @@ class ActiveMatmulOp : public OpKernel {
 
  private:
   absl::Status Check(const Tensor& inputs, const Tensor& ids,
-                     const Tensor& kernel) {
+                     const Tensor& neuron_keys, const Tensor& kernel) {
     TF_RETURN_IF_ERROR(RequireRank(inputs, 2, "inputs"));
     TF_RETURN_IF_ERROR(RequireRank(ids, 2, "ids"));
     TF_RETURN_IF_ERROR(RequireRank(kernel, 2, "kernel"));
@@ -94,6 +100,12 @@ class ActiveMatmulOp : public OpKernel {
     KLSH_REQUIRE(ids.dim_size(0) == inputs.dim_size(0),
                  "`ids` must have a row for each of the ", inputs.dim_size(0),
                  " samples. Received: shape=", ids.shape().DebugString());
+    TF_RETURN_IF_ERROR(RequireRank(neuron_keys, 2, "neuron_keys"));
+    KLSH_REQUIRE(neuron_keys.NumElements() == 0 ||
+                     neuron_keys.dim_size(0) == kernel.dim_size(0),
+                 "`neuron_keys` must have a row for each of the ",
+                 kernel.dim_size(0), " rows of `kernel`, or be empty. ",
+                 "Received: shape=", neuron_keys.shape().DebugString());
     return absl::OkStatus();
   }
 
@@ -155,7 +167,7 @@ class ActiveMatmulGradKernelOp : public OpKernel {
     const ActiveIds active = AsActiveIds(ids);
     NeuronSamples groups;
     OP_REQUIRES_OK(context,
-                   ToTensorFlow(GroupByNeuron(active, units, &groups)));
+                   ToTensorFlow(GroupByNeuron(active, units, {}, &groups)));
     const int64_t num_rows = static_cast<int64_t>(groups.neurons.size());
     Tensor *rows, *kernel_gradient, *bias_gradient;
     OP_REQUIRES_OK(context,

@@ -24,13 +24,13 @@ absl::Status ActiveMatmulShape(InferenceContext* c) {
   ShapeHandle inputs, ids, kernel, bias;
   TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &inputs));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &ids));
-  kernel = kIsResource ? TensorOrVariableShape(c, 2) : c->input(2);
+  kernel = kIsResource ? TensorOrVariableShape(c, 3) : c->input(3);
   TF_RETURN_IF_ERROR(c->WithRank(kernel, 2, &kernel));
   DimensionHandle batch, unused;
   TF_RETURN_IF_ERROR(c->Merge(c->Dim(inputs, 0), c->Dim(ids, 0), &batch));
   TF_RETURN_IF_ERROR(c->Merge(c->Dim(inputs, 1), c->Dim(kernel, 1), &unused));
-  if (c->num_inputs() > 3) {
-    bias = kIsResource ? TensorOrVariableShape(c, 3) : c->input(3);
+  if (c->num_inputs() > 4) {
+    bias = kIsResource ? TensorOrVariableShape(c, 4) : c->input(4);
     TF_RETURN_IF_ERROR(c->WithRank(bias, 1, &bias));
     TF_RETURN_IF_ERROR(c->Merge(c->Dim(bias, 0), c->Dim(kernel, 0), &unused));
   }
@@ -60,6 +60,8 @@ Inner products of each sample with the neurons that are active for it.
 
 inputs: [batch, input_dim].
 ids: [batch, active], neuron numbers in [0, units); -1 marks an unused place.
+neuron_keys: [units, any] or [0, 0], a hint: neurons of equal first key, e.g. of one
+  bucket, are likely to be chosen by the same samples, and then multiplied together.
 kernel: [units, input_dim], one row a neuron (or the variable that holds it, which
   is read in place).
 bias: [units], or nothing.
@@ -72,6 +74,7 @@ active_ids: [batch, active or keep], the neuron of each value.
 REGISTER_OP("LshActiveMatmul")
     .Input("inputs: float")
     .Input("ids: int32")
+    .Input("neuron_keys: int32")
     .Input("kernel: float")
     .Input("bias: num_bias * float")
     .Output("values: float")
@@ -84,6 +87,7 @@ REGISTER_OP("LshActiveMatmul")
 REGISTER_OP("LshResourceActiveMatmul")
     .Input("inputs: float")
     .Input("ids: int32")
+    .Input("neuron_keys: int32")
     .Input("kernel: resource")
     .Input("bias: num_bias * resource")
     .Output("values: float")

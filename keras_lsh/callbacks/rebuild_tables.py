@@ -15,8 +15,10 @@ class RebuildTables(keras.callbacks.Callback):
     """Rebuilds the hash tables of a model's LSHDense layers as training goes on.
 
     Tables are rebuilt when training begins, then whenever `every` optimizer steps have
-    passed, and when training ends. Layers that are not trainable, and layers that have
-    nothing to rebuild, are left alone.
+    passed, and when training ends. A new model moves fast and its layers have yet to see
+    inputs, so at first the tables are rebuilt as soon as the steps taken have doubled:
+    after steps 1, 2, 4, 8, ..., until that is more than `every`. Layers that are not
+    trainable, and layers that have nothing to rebuild, are left alone.
 
     Each batch's `logs` get `lsh/rebuild_ms`, the mean time of the epoch's rebuilds in
     milliseconds, `lsh/rebuilds`, their number since training began, and
@@ -75,8 +77,10 @@ class RebuildTables(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         # Counted by the optimizer, not by calls: one call may be many steps
         # (`steps_per_execution`).
-        if self._iterations() - self._last_rebuild >= self._interval:
-            self._interval *= self.growth
+        doubled = max(1, self._last_rebuild)
+        if self._iterations() - self._last_rebuild >= min(self._interval, doubled):
+            if doubled >= self._interval:
+                self._interval *= self.growth
             self._rebuild()
         self._report(logs)
 

@@ -24,7 +24,7 @@ class HashFamily(Config, abc.ABC):
 
     Over time, a layer calls
 
-    - `initial_state` once, when it is built;
+    - `for_layer`, then `initial_state`, once, when it is built;
     - `observe` with training batches, if it gathers statistics;
     - `refresh`, then `neuron_codes`, each time it rebuilds its hash tables, the first
       time in `build`;
@@ -35,20 +35,33 @@ class HashFamily(Config, abc.ABC):
 
     Attributes:
         tables: Number of hash tables.
-        probes: Buckets that an input looks into per table, on average.
+        probes: Buckets that an input looks into per table, on average; None as long as
+            `for_layer` has not decided it.
     """
 
     tables: int
-    probes: int
+    probes: int | None
 
     @property
     @abc.abstractmethod
     def buckets(self) -> int:
         """Number of buckets of a table."""
 
+    def for_layer(self, input_dim: int, units: int) -> "HashFamily":
+        """This family with all that it leaves open decided for a layer.
+
+        The layer calls the other methods of the result.
+
+        Args:
+            input_dim: Number of inputs of the layer.
+            units: Number of its neurons.
+        """
+        del input_dim, units
+        return self
+
     @abc.abstractmethod
-    def initial_state(self, input_dim: int) -> dict[str, np.ndarray]:
-        """The state of a new layer with `input_dim` inputs: names and arrays.
+    def initial_state(self, input_dim: int, units: int) -> dict[str, np.ndarray]:
+        """The state of a new layer of `units` neurons with `input_dim` inputs each.
 
         Shapes and dtypes never change. The same arguments give the same arrays.
         """
@@ -99,7 +112,7 @@ class HashFamily(Config, abc.ABC):
     def input_probes(
         self, inputs: tf.Tensor, state: State
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The buckets that inputs should look into, most promising first.
+        """The buckets that inputs should look into.
 
         Args:
             inputs: float32 `[batch, input_dim]`.
@@ -114,6 +127,10 @@ class HashFamily(Config, abc.ABC):
     @abc.abstractmethod
     def multiplications(self, input_dim: int) -> int:
         """Multiplications that hashing one vector of `input_dim` elements takes."""
+
+    def refresh_multiplications(self, input_dim: int, units: int) -> int:
+        """Multiplications that `refresh` and hashing all neurons take."""
+        return units * self.multiplications(input_dim)
 
 
 def get_family(identifier: Any) -> HashFamily:

@@ -88,7 +88,7 @@ class SimHash(HashFamily):
     def buckets(self) -> int:
         return 2**self.bits
 
-    def initial_state(self, input_dim: int) -> dict[str, np.ndarray]:
+    def initial_state(self, input_dim: int, units: int) -> dict[str, np.ndarray]:
         """The state of a new layer.
 
         - `directions` `[input_dim + 1 + extra_dims, tables * bits]`: a row for each
@@ -97,6 +97,7 @@ class SimHash(HashFamily):
           samples in the latter (if `center`);
         - `scale` `[]`: the norm of the largest neuron (if there is a transform).
         """
+        del units
         input_dim = integer("input_dim", input_dim, 1, 2**31 - 1)
         extra_dims = self.transform.extra_dims if self.transform else 0
         shape = input_dim + 1 + extra_dims, self.tables * self.bits

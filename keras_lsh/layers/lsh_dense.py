@@ -366,7 +366,10 @@ class LSHDense(keras.layers.Layer):
             tf.stop_gradient(x), self.kernel, self.bias, self._num_candidates
         )
         keep = self.num_active if self.num_active < self._num_candidates else None
-        return ops.active_matmul(x, self.kernel, self.bias, candidates, keep)
+        return ops.active_matmul(
+            *(x, self.kernel, self.bias, candidates, keep),
+            neuron_keys=self._selector.neuron_keys,
+        )
 
     @property
     def _acts_on_rows(self) -> bool:

@@ -59,7 +59,12 @@ def select_active(
 
 
 def active_matmul(
-    inputs: Any, kernel: Any, bias: Any, ids: Any, keep: int | None = None
+    inputs: Any,
+    kernel: Any,
+    bias: Any,
+    ids: Any,
+    keep: int | None = None,
+    neuron_keys: Any = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     inputs = as_tensor("inputs", inputs, tf.float32, 2)
     ids = as_tensor("ids", ids, tf.int32, 2)
@@ -78,7 +83,10 @@ def active_matmul(
     else:
         op = _ops().lsh_active_matmul
         weights = [tf.convert_to_tensor(weight, tf.float32) for weight in weights]
-    values, active_ids = op(inputs, ids, weights[0], weights[1:], keep=keep or 0)
+    keys = tf.zeros([0, 0], tf.int32)
+    if neuron_keys is not None:
+        keys = as_tensor("neuron_keys", neuron_keys, tf.int32, 2)
+    values, active_ids = op(inputs, ids, keys, weights[0], weights[1:], keep=keep or 0)
     return values, active_ids
 
 
@@ -150,18 +158,18 @@ def _ops() -> Any:
 
     @tf.RegisterGradient("LshActiveMatmul")
     def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:
-        kernel = op.inputs[2]
+        kernel = op.inputs[3]
         by_inputs = ops.lsh_active_matmul_grad_input(gradient, op.outputs[1], kernel)
-        return [by_inputs, None, *kernel_gradients(op, gradient, tf.shape(kernel))]
+        return [by_inputs, None, None, *kernel_gradients(op, gradient, tf.shape(kernel))]
 
     @tf.RegisterGradient("LshResourceActiveMatmul")
     def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:
-        kernel = op.inputs[2]
+        kernel = op.inputs[3]
         by_inputs = ops.lsh_resource_active_matmul_grad_input(
             gradient, op.outputs[1], kernel
         )
         shape = tf.raw_ops.VariableShape(input=kernel)
-        return [by_inputs, None, *kernel_gradients(op, gradient, shape)]
+        return [by_inputs, None, None, *kernel_gradients(op, gradient, shape)]
 
     @tf.RegisterGradient("LshScatterActive")
     def _(op: Any, gradient: tf.Tensor) -> list[Any]:

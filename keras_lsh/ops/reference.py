@@ -236,7 +236,12 @@ def select_active(
 
 
 def active_matmul(
-    inputs: Any, kernel: Any, bias: Any, ids: Any, keep: int | None = None
+    inputs: Any,
+    kernel: Any,
+    bias: Any,
+    ids: Any,
+    keep: int | None = None,
+    neuron_keys: Any = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The outputs of each sample's active neurons.
 
@@ -253,11 +258,15 @@ def active_matmul(
         ids: int32 `[batch, active]`, in `[0, units)`, or -1 for none.
         keep: Keep only this many neurons of a sample, those with the largest values. Of
             equal values the smaller id stays; NaN counts as the largest.
+        neuron_keys: int32 `[units, any]`, or None: a hint, for speed alone. Neurons of
+            equal first key, e.g. of one bucket, are likely to be chosen by the same
+            samples; the compiled op multiplies them together.
 
     Returns:
         `(values, ids)`: float and int32, `[batch, active]`, or `[batch, keep]` with the
         ids in their old order and -1 at the end.
     """
+    del neuron_keys
     kernel = _row_source(kernel)
     bias = None if bias is None else _row_source(bias)
     inputs = as_tensor("inputs", inputs, kernel.dtype, 2)

@@ -31,10 +31,11 @@ class LSHSelector(Selector):
 
     def build(self, add_weight: WeightFactory, units: int, input_dim: int) -> None:
         super().build(add_weight, units, input_dim)
+        self.hashing = self.hashing.for_layer(input_dim, units)
         tables, buckets = self.hashing.tables, self.hashing.buckets
         self.state = {
             name: add_weight(name, value)
-            for name, value in self.hashing.initial_state(input_dim).items()
+            for name, value in self.hashing.initial_state(input_dim, units).items()
         }
         everyone = np.arange(units, dtype=np.int32)
         offsets = np.full([tables, buckets + 1], units, np.int32)
@@ -42,6 +43,10 @@ class LSHSelector(Selector):
         self.codes = add_weight("codes", np.zeros([units, tables], np.int32))
         self.offsets = add_weight("offsets", offsets)
         self.table_ids = add_weight("table_ids", np.tile(everyone, [tables, 1]))
+
+    @property
+    def neuron_keys(self) -> Any:  # type: ignore[override]
+        return self.codes
 
     def select(self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int) -> Any:
         """The `count` neurons met in the weightiest buckets."""
@@ -69,9 +74,12 @@ class LSHSelector(Selector):
         """
         kernel = tf.convert_to_tensor(kernel)
         bias = None if bias is None else tf.convert_to_tensor(bias)
-        for name, value in self.hashing.refresh(kernel, bias, self.state).items():
+        changes = self.hashing.refresh(kernel, bias, self.state)
+        # The new values themselves: what `refresh` has computed from them, TensorFlow
+        # then need not compute again.
+        codes = self.hashing.neuron_codes(kernel, bias, {**self.state, **changes})
+        for name, value in changes.items():
             self.state[name].assign(value)
-        codes = self.hashing.neuron_codes(kernel, bias, self.state)
         moved = tf.reduce_any(codes != tf.convert_to_tensor(self.codes), axis=-1)
         offsets, table_ids = ops.build_tables(codes, self.hashing.buckets)
         self.codes.assign(codes)
@@ -83,4 +91,4 @@ class LSHSelector(Selector):
         return self.hashing.multiplications(input_dim)
 
     def refresh_multiplications(self, input_dim: int) -> int:
-        return self.units * self.hashing.multiplications(input_dim)
+        return self.hashing.refresh_multiplications(input_dim, self.units)

@@ -25,6 +25,10 @@ class Selector(abc.ABC):
     #: exact products then deciding which are used.
     ranks_approximately = False
 
+    #: int32 `[units, any]`, or None: neurons of equal first key are likely to be
+    #: selected by the same samples (see `keras_lsh.ops.active_matmul`).
+    neuron_keys: Any = None
+
     def build(self, add_weight: WeightFactory, units: int, input_dim: int) -> None:
         """Creates the weights. `refresh` is called before the first `select`."""
         del add_weight, input_dim

@@ -20,7 +20,7 @@ class OneBucket(HashFamily):
 
     tables = buckets = probes = 1
 
-    def initial_state(self, input_dim):
+    def initial_state(self, input_dim, units):
         return {}
 
     def neuron_codes(self, kernel, bias, state):

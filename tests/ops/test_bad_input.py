@@ -218,8 +218,9 @@ def call_kernel(_, op, **changes):
     )
     def function(*tensors):
         inputs = dict(zip(arrays, tensors, strict=True))
-        if "bias" in inputs:
+        if op == "active_matmul":
             inputs["bias"] = [inputs["bias"]]
+            inputs.setdefault("neuron_keys", tf.zeros([0, 0], tf.int32))
         return getattr(library(), f"lsh_{op}")(**inputs, **attributes)
 
     results = function(*arrays.values())
@@ -276,6 +277,16 @@ def test_a_rank_that_comes_to_light_when_the_graph_runs(module):
 
     with pytest.raises(ERRORS):
         function(FLOATS[0])
+
+
+@pytest.mark.parametrize("run", [call, call_kernel])
+@pytest.mark.parametrize("keys", [CODES[1:], CODES[:, 0], CODES[None]], ids=np.shape)
+def test_neuron_keys(run, keys, right_results):
+    # The reference has no use for them.
+    changes = {"neuron_keys": keys}
+    assert_refused(
+        run, compiled, "active_matmul", changes, "neuron_keys", right_results
+    )
 
 
 @pytest.mark.parametrize("name", ["kernel", "bias"])

@@ -1,5 +1,7 @@
 """The compiled ops against brute force, and against the reference ops."""
 
+import concurrent.futures
+
 import brute_force
 import keras
 import numpy as np
@@ -187,6 +189,25 @@ def test_select_active(run, options):
         assert_identical([case.by(compiled, run)], [case.by(brute_force)], [expected])
 
 
+def test_select_active_of_a_sample_alone_is_as_in_a_batch():
+    case = SelectCase(8, batch=30)
+    together = case.by(compiled)
+    for i in range(30):
+        alone = SelectCase(8, batch=30)
+        for name in ("buckets", "weights", "forced", "fill_seeds"):
+            setattr(alone, name, getattr(case, name)[i : i + 1])
+        assert_identical([alone.by(compiled)], [together[i : i + 1]])
+
+
+def test_select_active_in_many_threads_at_once():
+    cases = [SelectCase(n, batch=20, units=100 + n) for n in range(4)]
+    expected = [case.by(compiled).numpy() for case in cases]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            actual = pool.map(lambda case: case.by(compiled), cases)
+            assert_identical(list(actual), expected)
+
+
 def test_select_active_serves_tables_of_other_sizes_in_turn():
     # The kernel keeps its scratch memory from one call to the next.
     cases = [SelectCase(n, units=n, active=5) for n in (10, 500, 20, 500, 7)]
@@ -270,6 +291,36 @@ def test_active_matmul_takes_ids_in_any_order_and_more_than_once():
     assert_identical([returned], [ids])
     exact, _ = brute_force.active_matmul(inputs, kernel, bias, ids)
     assert_as_precise(values, exact, plain_matmul(inputs, kernel, bias, ids))
+
+
+@pytest.mark.parametrize("keep", [None, 5])
+@pytest.mark.parametrize("kinds", [1, 4, 1000])
+def test_neuron_keys_change_nothing(run, kinds, keep):
+    rng = np.random.default_rng(11)
+    keys = rng.integers(-2, kinds, [400, 2], np.int32)
+    inputs, kernel, bias, ids = matmul_case(12, 60, 400, 37, 50)
+    # Half of the samples use whole groups of neurons of equal key: these are multiplied
+    # together.
+    for row in ids[::2]:
+        members = np.flatnonzero(keys[:, 0] == keys[rng.integers(400), 0])[:50]
+        row[:] = -1
+        row[: len(members)] = members
+    actual = run(
+        lambda x, i: compiled.active_matmul(x, kernel, bias, i, keep, keys), inputs, ids
+    )
+    assert_identical(actual, compiled.active_matmul(inputs, kernel, bias, ids, keep))
+
+
+def test_a_sample_alone_is_as_in_a_batch():
+    inputs, kernel, bias, ids = matmul_case(13, 40, 60, 37, 30)
+    values, _ = compiled.active_matmul(inputs, kernel, bias, ids)
+    dense = compiled.scatter_active(values, ids, 60)
+    for i in range(len(ids)):
+        sample = slice(i, i + 1)
+        alone, _ = compiled.active_matmul(inputs[sample], kernel, bias, ids[sample])
+        assert_identical([alone], [values[sample]])
+        alone = compiled.scatter_active(alone, ids[sample], 60)
+        assert_identical([alone], [dense[sample]])
 
 
 @pytest.mark.parametrize("keep", [1, 3, 7, 8])
@@ -432,6 +483,34 @@ def test_row_adam_leaves_other_dtypes_to_the_reference(dtype):
         return tf.Variable(array if array.dtype == np.int32 else tf.cast(array, dtype))
 
     assert_identical(case.by(compiled, variable), case.by(reference, variable))
+
+
+def test_row_adam_and_active_matmul_in_many_threads_at_once():
+    # Each locks several variables; none may wait for another for ever.
+    inputs, kernel, bias, ids = matmul_case(14)
+    weights = tf.Variable(kernel), tf.Variable(bias)
+    states = [
+        [w, *(tf.Variable(tf.zeros_like(w)) for _ in range(2))]
+        + [tf.Variable(tf.zeros([30], tf.int32))]
+        for w in weights
+    ]
+    rows = np.arange(30, dtype=np.int32)
+
+    def work(n):
+        if n % 3 == 2:
+            return compiled.active_matmul(inputs, *weights, ids)[0].shape
+        gradient = np.ones(weights[n % 3].shape, np.float32)
+        compiled.row_adam(
+            *states[n % 3], rows, gradient, 0.01, 0.9, 0.99, 1e-7, n // 3 + 1
+        )
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(120), timeout=60))
+    for (weight, momentum, *_), before in zip(states, (kernel, bias), strict=True):
+        assert np.isfinite(weight).all()
+        assert (weight.numpy() < before).all()
+        np.testing.assert_allclose(momentum, 1 - 0.9**40, rtol=0.2)
 
 
 def test_row_adam_leaves_what_was_read_before_alone():

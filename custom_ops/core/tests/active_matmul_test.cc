@@ -29,7 +29,7 @@ struct Batch {
   int64_t places() const { return batch * active; }
   NeuronSamples Groups() const {
     NeuronSamples groups;
-    CHECK_OK(GroupByNeuron(view(), units, &groups));
+    CHECK_OK(GroupByNeuron(view(), units, {}, &groups));
     return groups;
   }
 };
@@ -108,7 +108,7 @@ void CheckGroups(const ActiveIds& ids, int64_t units, NeuronSamples* groups) {
     want.places.insert(want.places.end(), places.begin(), places.end());
     want.starts.push_back(static_cast<int64_t>(want.places.size()));
   }
-  CHECK_OK(GroupByNeuron(ids, units, groups));
+  CHECK_OK(GroupByNeuron(ids, units, {}, groups));
   CHECK_EQ(groups->neurons, want.neurons);
   CHECK_EQ(groups->starts, want.starts);
   CHECK_EQ(groups->places, want.places);
@@ -118,6 +118,96 @@ TEST(GroupsOfBatches) {
   NeuronSamples groups;  // one object for all: what was in it must not matter
   ForEachBatch(
       1, [&](const Batch& b) { CheckGroups(b.view(), b.units, &groups); });
+}
+
+// Keys, right or wrong, change the order of the neurons and nothing else.
+TEST(GroupsByKey) {
+  ForEachBatch(7, [&](const Batch& b) {
+    Random random(8);
+    Ints keys(2 * b.units);
+    for (int32_t& key : keys) key = static_cast<int32_t>(random.Below(5)) - 1;
+    const NeuronSamples plain = b.Groups();
+    NeuronSamples keyed;
+    CHECK_OK(GroupByNeuron(b.view(), b.units, {keys.data(), 2}, &keyed));
+    std::map<int32_t, Ints> places;
+    for (size_t g = 0; g < plain.neurons.size(); ++g) {
+      places[plain.neurons[g]] =
+          Ints(plain.places.begin() + plain.starts[g],
+               plain.places.begin() + plain.starts[g + 1]);
+    }
+    CHECK_EQ(keyed.neurons.size(), plain.neurons.size());
+    for (size_t g = 0; g < keyed.neurons.size(); ++g) {
+      CHECK_EQ(Ints(keyed.places.begin() + keyed.starts[g],
+                    keyed.places.begin() + keyed.starts[g + 1]),
+               places[keyed.neurons[g]]);
+    }
+    // Tiles cover all neurons; each has one key and is short.
+    CHECK_EQ(keyed.tiles.back(), static_cast<int64_t>(keyed.neurons.size()));
+    for (size_t t = 0; t + 1 < keyed.tiles.size(); ++t) {
+      const int64_t first = keyed.tiles[t], last = keyed.tiles[t + 1];
+      CHECK(first < last && last - first <= VectorKernels::kMaxTileRows);
+      for (int64_t g = first; g < last; ++g) {
+        CHECK_EQ(keys[2 * keyed.neurons[g]], keys[2 * keyed.neurons[first]]);
+      }
+    }
+    // The same products, bit for bit, at every level and split.
+    Floats expected(b.places());
+    ActiveMatmul(b.view(), plain, b.inputs.data(), b.input_dim, b.kernel.data(),
+                 b.bias.data(), SerialFor, GetVectorKernels(SimdLevel::kScalar),
+                 expected.data());
+    CHECK_EQ(InEveryVariant(
+                 [&](const VectorKernels& kernels, const ParallelFor& split) {
+                   Floats values(b.places(), kNan);
+                   ActiveMatmul(b.view(), keyed, b.inputs.data(), b.input_dim,
+                                b.kernel.data(), b.bias.data(), split, kernels,
+                                values.data());
+                   return values;
+                 }),
+             expected);
+  });
+}
+
+// Neurons of one key with the same samples, as cells of neurons have.
+TEST(SharedSamples) {
+  Random random(9);
+  for (int64_t cell : {2, 3, 5, 6, 7, 13}) {
+    const int64_t units = 4 * cell, batch = 11;
+    for (int64_t input_dim : {1, 15, 16, 33, 100}) {
+      Batch b = {batch,
+                 2 * cell,
+                 units,
+                 input_dim,
+                 Ints(),
+                 random.Floats(batch * input_dim),
+                 random.Floats(units * input_dim),
+                 random.Floats(units),
+                 Floats()};
+      Ints keys(units);
+      for (int64_t n = 0; n < units; ++n) keys[n] = n % 4;
+      for (int64_t s = 0; s < batch; ++s) {
+        const int64_t one = random.Below(4), other = (one + 1 + s % 3) % 4;
+        for (int64_t n = 0; n < units; ++n) {
+          if (n % 4 == one || n % 4 == other) b.ids.push_back(n);
+        }
+        if (s % 5 == 0) b.ids.back() = kNoId;  // a cell cut short
+      }
+      NeuronSamples keyed;
+      CHECK_OK(GroupByNeuron(b.view(), units, {keys.data(), 1}, &keyed));
+      Floats expected(b.places());
+      ActiveMatmul(b.view(), b.Groups(), b.inputs.data(), input_dim,
+                   b.kernel.data(), b.bias.data(), SerialFor,
+                   GetVectorKernels(SimdLevel::kScalar), expected.data());
+      CHECK_EQ(InEveryVariant(
+                   [&](const VectorKernels& kernels, const ParallelFor& split) {
+                     Floats values(b.places(), kNan);
+                     ActiveMatmul(b.view(), keyed, b.inputs.data(), input_dim,
+                                  b.kernel.data(), b.bias.data(), split,
+                                  kernels, values.data());
+                     return values;
+                   }),
+               expected);
+    }
+  }
 }
 
 TEST(GroupsOfManyUnits) {
@@ -154,7 +244,7 @@ TEST(BadIds) {
       const ActiveIds view = {ids.data(), 3, 4};
       CHECK_ERROR(CheckIds(view, 9), "`ids` must be neuron numbers in [0, 9)");
       CHECK_ERROR(CheckIds(view, 9), received);
-      CHECK_ERROR(GroupByNeuron(view, 9, &groups), received);
+      CHECK_ERROR(GroupByNeuron(view, 9, {}, &groups), received);
     }
   }
   const Ints ids = {-1, 0, 8, -1};
@@ -167,7 +257,8 @@ TEST(BadIds) {
 TEST(TooManyPlaces) {
   NeuronSamples groups;
   // The size is looked at before the ids are, so none are needed.
-  const Status status = GroupByNeuron({nullptr, 1 << 16, 1 << 15}, 9, &groups);
+  const Status status =
+      GroupByNeuron({nullptr, 1 << 16, 1 << 15}, 9, {}, &groups);
   CHECK_ERROR(status, "must be below 2^31. Received: 65536 * 32768");
 }
 

@@ -1,0 +1,383 @@
+"""Cells of neurons that activate alike, learned from the neurons and their inputs."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lsh.hashing._config import integer
+from keras_lsh.hashing.family import HashFamily, State
+
+MAX_CELLS = 2**20  # of a table
+MAX_PROBES = 32767  # of an input, in all tables together
+
+# Inputs of a training step that are looked at: their moments are averaged over many.
+_ROWS = 32
+
+# After so many rows, averages begin to forget. Enough for `rank` directions, and few
+# enough to follow the inputs of a layer behind others that learn.
+_WINDOW = 2048.0
+
+# Inputs beyond this size are no data. Their squares can still be summed in float32, and
+# so can those of coordinates up to the other limit.
+_LARGEST_INPUT = 1e15
+_LARGEST_COORDINATE = 1e17
+
+# Directions whose variance is this small beside the largest are rounding errors.
+_SMALLEST_VARIANCE = 1e-6
+
+
+@keras.saving.register_keras_serializable("keras_lsh")
+class KMeansCells(HashFamily):
+    """Groups neurons that activate alike into cells, by k-means clustering.
+
+    A cell is a bucket. An input looks into cells in the order of the activation that it
+    would give to their centroids, so that the neurons of promising cells are its
+    candidates. Unlike the buckets of random hash functions, cells adapt to the neurons
+    and to the inputs, which gives several times the recall for the same work.
+
+    Neurons are clustered by a distance that counts: the root mean square difference of
+    their activations over the inputs. With the mean `mu` and the covariance
+    `basis diag(scales**2) basis'` of the inputs (its `rank` principal directions), a
+    neuron with weights `w` and bias `b` has the coordinates
+
+        u = [scales * (basis' w); b + w . mu]
+
+    and an input `x` has `z = [basis' (x - mu) / scales; 1]`. Then `u . z` is
+    `w . x + b` but for what lies outside the principal directions, and, as `z` has mean
+    square 1 in every direction, `|u - u'|` is the root mean square of `u . z - u' . z`.
+    A cell with centroid `c` is worth `c . z`.
+
+    Mean and covariance come from some inputs of each training step (a streaming
+    subspace iteration with a Nyström approximation, Halko et al. 2011, "Finding
+    Structure with Randomness", section 5.5), recent ones counting most. A refresh makes
+    one step of Lloyd's algorithm: centroids move to the mean of their cells' neurons,
+    neurons move to the nearest centroid, and a cell without neurons gets one that is
+    far from its centroid. As neurons keep their cells in between, refreshes change
+    little.
+
+    A layer that has not been trained has seen no inputs. Until it has, all directions
+    count the same, and `basis` holds those in which its neurons differ most: expect
+    little before the first refresh in training. (A layer with weights from elsewhere
+    can be shown inputs without being trained: call it on some batches with
+    `training=True`, then `rebuild_tables()`.)
+
+    Source: buckets from k-means as in inverted files, Jégou et al. 2011, "Product
+    Quantization for Nearest Neighbor Search", section IV; for the largest inner
+    products, Auvolat et al. 2015, "Clustering is Efficient for Approximate Maximum
+    Inner Product Search". They cluster by Euclidean distance and by angle; the distance
+    of activations is this package's.
+
+    Cost: hashing an input takes `(input_dim + tables * cells) * rank` multiplications,
+    a refresh about `units` times as many.
+
+    Args:
+        cells: Cells of a table, a positive integer; a layer makes at most one for each
+            neuron. None: `6 * sqrt(units)`, the nearest multiple of 8, at most 4096.
+        tables: Number of independent clusterings, from 1 to 1024. A neuron is ranked by
+            the mean worth of its cells.
+        probes: Cells that an input looks into per table, on average (all tables compete
+            for them). None: all, so that no candidate is drawn at random.
+        rank: Principal directions of the inputs that are told apart; positive integer,
+            at most `input_dim` of them are used.
+        seed: Seed of the first centroids and directions. Equal seeds give equal cells.
+
+    Example:
+
+    >>> keras_lsh.LSHDense(1000, hashing=KMeansCells(cells=200, rank=32))
+    """
+
+    def __init__(
+        self,
+        cells: int | None = None,
+        tables: int = 1,
+        probes: int | None = None,
+        *,
+        rank: int = 32,
+        seed: int = 0,
+    ):
+        self.cells = None if cells is None else integer("cells", cells, 1, MAX_CELLS)
+        self.tables = integer("tables", tables, 1, 1024)
+        most = self.cells or MAX_CELLS
+        self.probes = None if probes is None else integer("probes", probes, 1, most)
+        self.rank = integer("rank", rank, 1, 2**16)
+        self.seed = integer("seed", seed, 0, 2**63 - 1)
+        if self.tables * (self.probes or self.cells or 1) > MAX_PROBES:
+            raise ValueError(
+                "Received invalid values for `tables` and `probes`, expected "
+                f"tables * probes to be at most {MAX_PROBES} (where probes=None means "
+                f"all cells). Received: tables={tables}, probes={probes}, cells={cells}"
+            )
+
+    def for_layer(self, input_dim: int, units: int) -> "KMeansCells":
+        """With `cells` and `probes` decided, and no more of them than of neurons."""
+        input_dim = integer("input_dim", input_dim, 1, 2**31 - 1)
+        units = integer("units", units, 1, 2**31 - 1)
+        cells = self.cells or min(8 * round(0.75 * math.sqrt(units)), 4096)
+        cells = min(max(cells, 1), units)
+        probes = min(self.probes or max(1, MAX_PROBES // self.tables), cells)
+        return KMeansCells(
+            cells,
+            self.tables,
+            probes,
+            rank=min(self.rank, input_dim),
+            seed=self.seed,
+        )
+
+    @property
+    def buckets(self) -> int:
+        if self.cells is None:
+            raise ValueError(
+                f"How many cells {self!r} has is for a layer to say. See `for_layer`."
+            )
+        return self.cells
+
+    def initial_state(self, input_dim: int, units: int) -> dict[str, np.ndarray]:
+        """The state of a new layer.
+
+        - `center` `[input_dim]`, `basis` `[input_dim, rank]` and `scales` `[rank]`: the
+          mean of the inputs, their principal directions, and their standard deviations
+          along these (0: a direction not to look at);
+        - `centroids` `[tables, cells, rank + 1]`, in the coordinates of neurons;
+        - `members` `[units, tables]`: the cell of each neuron; -1: none yet;
+        - `mean` `[input_dim]`, `moments` `[input_dim, rank]` and `count` `[]`: averages
+          of `x - center` and of `(x - center) (x - center)' basis` over the inputs seen
+          in training, and the number of these (as far as they are remembered).
+        """
+        family = self.for_layer(input_dim, units)
+        cells, rank = family.buckets, family.rank
+        generator = np.random.default_rng(self.seed)
+        basis = generator.standard_normal([input_dim, rank], np.float32)
+        # The first centroids are neurons, different ones for each table.
+        members = np.full([units, self.tables], -1, np.int32)
+        for table in range(self.tables):
+            first = generator.permutation(units)[:cells]
+            members[first, table] = np.arange(cells)
+        return {
+            "center": np.zeros([input_dim], np.float32),
+            "basis": basis / np.float32(math.sqrt(input_dim)),
+            "scales": np.ones([rank], np.float32),
+            "centroids": np.zeros([self.tables, cells, rank + 1], np.float32),
+            "members": members,
+            "mean": np.zeros([input_dim], np.float32),
+            "moments": np.zeros([input_dim, rank], np.float32),
+            "count": np.zeros([], np.float32),
+        }
+
+    def observe(self, inputs: tf.Tensor, state: State) -> dict[str, tf.Tensor]:
+        """Updates `mean` and `moments` with some of the inputs, evenly spaced."""
+        count = _float("count", state)
+        inputs = tf.cast(inputs, tf.float32)
+        batch = tf.shape(inputs)[0]
+        stride = tf.maximum((batch + _ROWS - 1) // _ROWS, 1)
+        inputs = tf.gather(inputs, tf.range(0, batch, stride))
+        # Not so for NaN either.
+        usable = tf.reduce_all(tf.abs(inputs) < _LARGEST_INPUT, axis=-1, keepdims=True)
+        inputs = tf.where(usable, inputs - _float("center", state), 0.0)
+        new = tf.reduce_sum(tf.cast(usable, tf.float32))
+        weight = tf.math.divide_no_nan(new, count + new)
+        share = tf.math.divide_no_nan(1.0, count + new)  # of a row
+        moments = tf.matmul(
+            inputs, share * tf.matmul(inputs, _float("basis", state)), transpose_a=True
+        )
+        mean = share * tf.reduce_sum(inputs, axis=0)
+        return {
+            "mean": (1.0 - weight) * _float("mean", state) + mean,
+            "moments": (1.0 - weight) * _float("moments", state) + moments,
+            "count": tf.minimum(count + new, _WINDOW),
+        }
+
+    def refresh(self, kernel: Any, bias: Any, state: State) -> dict[str, tf.Tensor]:
+        """Follows the inputs with the coordinates, and the neurons with the cells."""
+        kernel = tf.cast(tf.convert_to_tensor(kernel), tf.float32)
+        names = "center", "basis", "scales", "moments"
+        values = tf.cond(
+            _float("count", state) > 0.0,
+            lambda: self._directions_of_inputs(state),
+            lambda: self._directions_of_neurons(kernel, state),
+        )
+        changes = dict(zip(names, values, strict=True))
+        for name in names:
+            changes[name].set_shape(state[name].shape)
+        changes["mean"] = tf.zeros_like(_float("mean", state))
+        neurons = _neuron_coordinates(kernel, bias, {**state, **changes})
+        members = tf.convert_to_tensor(state["members"])
+        changes["centroids"] = _centroids(neurons, members, _float("centroids", state))
+        changes["members"] = _nearest(neurons, changes["centroids"])
+        return changes
+
+    def neuron_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
+        neurons = _neuron_coordinates(kernel, bias, state)
+        return _nearest(neurons, _float("centroids", state))
+
+    def input_probes(
+        self, inputs: tf.Tensor, state: State
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        centroids = _float("centroids", state)
+        scales, tables = _float("scales", state), centroids.shape[0]
+        centroids = tf.reshape(centroids, [-1, centroids.shape[-1]])
+        inputs = tf.cast(inputs, tf.float32) - _float("center", state)
+        inputs = tf.matmul(inputs, _float("basis", state))
+        inputs = _limited(tf.math.divide_no_nan(inputs, scales))
+        worth = tf.matmul(inputs, centroids[:, :-1], transpose_b=True)
+        worth += centroids[:, -1]
+        cells = centroids.shape[0]
+        probes = min(cells, tables * (self.probes or cells))
+        if probes < cells:
+            worth, buckets = tf.math.top_k(worth, probes)
+        else:
+            buckets = tf.broadcast_to(tf.range(cells), tf.shape(worth))
+        # Linear in the worth, so that the sum over tables ranks by the mean worth.
+        least = tf.reduce_min(worth, axis=-1, keepdims=True)
+        range_ = tf.reduce_max(worth, axis=-1, keepdims=True) - least
+        shares = tf.math.divide_no_nan(worth - least, range_)
+        return buckets, 1 + tf.cast(65535.0 * shares, tf.int32)
+
+    def multiplications(self, input_dim: int) -> int:
+        rank = min(self.rank, input_dim)
+        return (input_dim + self.tables * self.buckets) * rank
+
+    def refresh_multiplications(self, input_dim: int, units: int) -> int:
+        """Those of the neurons' coordinates and distances, and of the directions."""
+        rank = min(self.rank, input_dim)
+        return units * self.multiplications(input_dim) + 3 * input_dim * rank**2
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "cells": self.cells,
+            "tables": self.tables,
+            "probes": self.probes,
+            "rank": self.rank,
+            "seed": self.seed,
+        }
+
+    def _directions_of_inputs(self, state: State) -> tuple[tf.Tensor, ...]:
+        """`center`, `basis`, `scales` and `moments` that follow the inputs."""
+        old, mean = _float("basis", state), _float("mean", state)
+        covered = tf.linalg.matvec(old, mean, transpose_a=True)
+        moments = _float("moments", state) - mean[:, tf.newaxis] * covered
+        basis, variances = _principal_directions(old, moments)
+        used = variances > 0.0
+        basis = tf.where(used, basis, old)
+        # What the directions say of the covariance is all that is remembered of it.
+        products = tf.matmul(basis, basis, transpose_a=True)
+        moments = tf.matmul(basis * variances, products)
+        return _float("center", state) + mean, basis, tf.sqrt(variances), moments
+
+    def _directions_of_neurons(
+        self, kernel: tf.Tensor, state: State
+    ) -> tuple[tf.Tensor, ...]:
+        """The same as far as it can be told without inputs."""
+        old = _float("basis", state)
+        neurons = tf.where(tf.abs(kernel) < _LARGEST_INPUT, kernel, 0.0)
+        moments = tf.matmul(neurons, tf.matmul(neurons, old), transpose_a=True)
+        basis, variances = _principal_directions(old, moments / kernel.shape[0])
+        used = variances > 0.0
+        return (
+            _float("center", state),
+            tf.where(used, basis, old),
+            tf.cast(used, tf.float32),
+            _float("moments", state),
+        )
+
+
+def _principal_directions(
+    basis: tf.Tensor, moments: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Eigenvectors and eigenvalues of what is known of a covariance matrix.
+
+    The matrix `C` is known by `moments = C basis`, and approximated by
+    `moments (basis' moments)^-1 moments'` (Nyström).
+
+    Args:
+        basis: `[input_dim, rank]`.
+        moments: The same shape.
+
+    Returns:
+        Eigenvectors, the same shape, and eigenvalues `[rank]`; 0 where it is as good as
+        0 or not known, with an undefined vector.
+    """
+    # Wide in the middle only: two small matrices in double precision.
+    basis, moments = tf.cast(basis, tf.float64), tf.cast(moments, tf.float64)
+    inner = tf.matmul(basis, moments, transpose_a=True)
+    squares = tf.matmul(moments, moments, transpose_a=True)
+    values, vectors = tf.linalg.eigh((inner + tf.transpose(inner)) / 2.0)
+    least = _SMALLEST_VARIANCE * values[-1]
+    whiten = vectors * tf.where(values > least, tf.math.rsqrt(values), 0.0)
+    product = tf.matmul(whiten, tf.matmul(squares, whiten), transpose_a=True)
+    values, vectors = tf.linalg.eigh((product + tf.transpose(product)) / 2.0)
+    used = values > _SMALLEST_VARIANCE * values[-1]
+    normalize = tf.where(used, tf.math.rsqrt(values), 0.0)
+    rotation = tf.matmul(whiten, vectors * normalize)
+    vectors = tf.matmul(tf.cast(moments, tf.float32), tf.cast(rotation, tf.float32))
+    return vectors, tf.cast(tf.where(used, values, 0.0), tf.float32)
+
+
+def _neuron_coordinates(kernel: Any, bias: Any, state: State) -> tf.Tensor:
+    """float32 `[n, rank + 1]`, finite whatever the weights are."""
+    kernel = tf.cast(tf.convert_to_tensor(kernel), tf.float32)
+    # One product for all coordinates: the kernel is read once.
+    basis, center = _float("basis", state), _float("center", state)
+    directions = tf.concat(
+        [basis * _float("scales", state), center[:, tf.newaxis]], axis=1
+    )
+    neurons = tf.matmul(kernel, directions)
+    if bias is not None:
+        bias = tf.cast(tf.convert_to_tensor(bias), tf.float32)
+        rank = basis.shape[1]
+        neurons += tf.pad(bias[:, tf.newaxis], [[0, 0], [rank, 0]])
+    return _limited(neurons)
+
+
+def _centroids(neurons: tf.Tensor, members: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+    """The means of the cells' neurons.
+
+    Args:
+        neurons: `[units, coordinates]`.
+        members: int32 `[units, tables]`; -1: in no cell.
+        old: `[tables, cells, coordinates]`, the centroids until now.
+    """
+    tables, cells, width = old.shape
+    units = neurons.shape[0]
+    first = tf.range(tables) * cells
+    ids = tf.where(members >= 0, members + first, -1)  # segment -1 is left out
+    ids = tf.reshape(ids, [-1])
+    repeated = tf.repeat(neurons, tables, axis=0) if tables > 1 else neurons
+    sums = tf.math.unsorted_segment_sum(repeated, ids, tables * cells)
+    sizes = tf.math.unsorted_segment_sum(tf.ones_like(ids), ids, tables * cells)
+    centroids = sums / tf.cast(tf.maximum(sizes, 1), tf.float32)[:, tf.newaxis]
+
+    # Empty cells get the neurons farthest from their centroids, in this order.
+    own = tf.gather(centroids, tf.maximum(ids, 0))
+    distances = tf.reduce_sum((repeated - own) ** 2, axis=-1)
+    distances = tf.transpose(tf.reshape(distances, [units, tables]))
+    far = tf.math.top_k(distances, min(cells, units)).indices
+    empty = tf.reshape(sizes == 0, [tables, cells])
+    place = tf.cumsum(tf.cast(empty, tf.int32), axis=-1, exclusive=True)
+    far = tf.gather(far, place % min(cells, units), batch_dims=1)
+    centroids = tf.reshape(centroids, [tables, cells, width])
+    return tf.where(empty[..., tf.newaxis], tf.gather(neurons, far), centroids)
+
+
+def _nearest(neurons: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:
+    """The nearest centroid of each table, int32 `[n, tables]`; the first of equals."""
+    tables, cells, width = centroids.shape
+    centroids = tf.reshape(centroids, [-1, width])
+    # Half the squared distances, less what is the same for all centroids.
+    distances = 0.5 * tf.reduce_sum(centroids * centroids, axis=-1) - tf.matmul(
+        neurons, centroids, transpose_b=True
+    )
+    distances = tf.reshape(distances, [-1, tables, cells])
+    return tf.argmin(distances, axis=-1, output_type=tf.int32)
+
+
+def _limited(coordinates: tf.Tensor) -> tf.Tensor:
+    """Without NaN, and small enough for sums of products to be finite."""
+    coordinates = tf.where(tf.math.is_nan(coordinates), 0.0, coordinates)
+    return tf.clip_by_value(coordinates, -_LARGEST_COORDINATE, _LARGEST_COORDINATE)
+
+
+def _float(name: str, state: State) -> tf.Tensor:
+    return tf.cast(tf.convert_to_tensor(state[name]), tf.float32)
