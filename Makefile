@@ -81,6 +81,10 @@ demo: install  ## train Dense and LSHDense, compare, export [DATA= TFDS_DIR= QUI
 	$(BIN)/python examples/demo.py --data $(DATA) \
 	  $(if $(TFDS_DIR),--tfds-dir "$(TFDS_DIR)") $(if $(filter-out 0,$(QUICK)),--quick)
 
+.PHONY: bench
+bench: install  ## step time of wide layers by their width, as JSON [ARGS="--steps 50"]
+	$(BIN)/python benchmarks/wide_layer_step.py $(ARGS)
+
 # ---- Tests -------------------------------------------------------------------------
 
 .PHONY: test

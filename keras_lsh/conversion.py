@@ -105,8 +105,8 @@ def convert_model(
     is_sequential = isinstance(model, keras.Sequential)
     if not is_sequential and not hasattr(model, "output_names"):
         raise ValueError(
-            "Received an invalid value for `model`, expected a Sequential or functional "
-            "model. In a subclassed model, replace its Dense layers with "
+            "Received an invalid value for `model`, expected a Sequential or a "
+            "functional model. In a subclassed model, replace its Dense layers with "
             f"`keras_lsh.from_dense`. Received: model={model}"
         )
     if not model.built:

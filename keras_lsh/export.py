@@ -2,8 +2,8 @@
 
 `model.export(path)` writes a SavedModel that needs the op library: before a process
 loads it, `tf.load_op_library` has to be called on the file that
-`keras_lsh.ops.library_path()` names, or `keras_lsh.ops.library()` where the package is
-installed. What `export_portable` writes runs in any TensorFlow.
+`keras_lsh.ops.library_path()` names, or `keras_lsh` imported where it is installed.
+What `export_portable` writes runs in any TensorFlow.
 """
 
 import os
@@ -135,7 +135,7 @@ def freeze(
 def _foreign_ops(file: Path) -> dict[str, str]:
     """The ops in a SavedModel that are not TensorFlow's own, with a node of each."""
     saved_model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
-    foreign = {}
+    foreign: dict[str, str] = {}
     for meta_graph in saved_model.meta_graphs:
         graph = meta_graph.graph_def
         functions = {function.signature.name for function in graph.library.function}

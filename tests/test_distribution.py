@@ -67,19 +67,18 @@ def trained(make_optimizer, *arguments, **keywords):
         model, optimizer = tests.make_model(*arguments, **keywords), make_optimizer()
     return model, tests.fit(model, optimizer)
 
-for name, sparse, dense in (
-    ("sgd", lambda: keras.optimizers.SGD(0.1), lambda: keras.optimizers.SGD(0.1)),
-    ("adam", lambda: keras_lsh.LazyAdam(1e-2), lambda: keras.optimizers.Adam(1e-2)),
-):
-    # All neurons active: what Dense learns, by gradients that are sums over replicas.
-    twin, expected = trained(dense, keras.layers.Dense)
-    model, losses = trained(sparse, active=1.0)
-    np.testing.assert_allclose(losses, expected, rtol=1e-5, err_msg=name)
-    np.testing.assert_allclose(
-        model.get_layer("wide").kernel, tf.transpose(twin.get_layer("wide").kernel),
-        rtol=0, atol=1e-5, err_msg=name)
+# All neurons active: what Dense learns, by gradients that are sums over replicas.
+twin, expected = trained(lambda: keras.optimizers.Adam(1e-2), keras.layers.Dense)
+model, losses = trained(lambda: keras_lsh.LazyAdam(1e-2), active=1.0)
+np.testing.assert_allclose(losses, expected, rtol=1e-5)
+np.testing.assert_allclose(
+    model.get_layer("wide").kernel, tf.transpose(twin.get_layer("wide").kernel),
+    rtol=0, atol=1e-5)
 
-    model, losses = trained(sparse, active=0.25)
+for make_optimizer in (
+    lambda: keras.optimizers.SGD(0.1), lambda: keras_lsh.LazyAdam(1e-2)
+):
+    model, losses = trained(make_optimizer, active=0.25)
     assert losses[-1] < 0.7 * losses[0], losses
     layer = model.get_layer("wide")
     assert len(replicas(layer.kernel)) == 2
@@ -89,11 +88,12 @@ for name, sparse, dense in (
         if variable.name not in ("running_mean", "count"):
             first, second = replicas(variable)
             np.testing.assert_array_equal(first, second, err_msg=variable.path)
-    rows = np.count_nonzero(model.layers[0](x), axis=1)
+    rows = np.count_nonzero(layer(x), axis=1)
     assert (rows <= 16).all() and rows.any()
-    model.save(f"{folder}/{name}.keras")
-    np.save(f"{folder}/{name}.npy", model.predict(x, verbose=0))
-    model.export(f"{folder}/{name}", verbose=False)
+
+model.save(f"{folder}/model.keras")
+model.export(f"{folder}/exported", verbose=False)
+np.save(f"{folder}/expected.npy", model.predict(x, verbose=0))
 
 # A loop of one's own.
 with strategy.scope():
@@ -114,11 +114,11 @@ def step(batch):
     return strategy.reduce("MEAN", strategy.run(replica_step, batch), axis=None)
 
 losses = []
-for _ in range(3):
+for _ in range(2):
     with strategy.scope():
         model.get_layer("wide").rebuild_tables()
     losses.append(np.mean([step(batch) for batch in dataset]))
-assert losses[-1] < 0.7 * losses[0], losses
+assert losses[-1] < 0.8 * losses[0], losses
 first, second = replicas(model.get_layer("wide").kernel)
 np.testing.assert_array_equal(first, second)
 """
@@ -127,15 +127,13 @@ np.testing.assert_array_equal(first, second)
 def test_mirrored_strategy(run_python, tmp_path):
     run_python(MIRRORED, tmp_path, __file__)
     x, _ = data()
-    for name in ("sgd", "adam"):
-        expected = np.load(tmp_path / f"{name}.npy")
-        model = keras.models.load_model(tmp_path / f"{name}.keras")
-        np.testing.assert_allclose(
-            model.predict(x, verbose=0), expected, rtol=0, atol=1e-6
-        )
-        keras_lsh.ops.library()
-        exported = tf.saved_model.load(tmp_path / name)
-        np.testing.assert_allclose(exported.serve(x), expected, rtol=0, atol=1e-6)
+    expected = np.load(tmp_path / "expected.npy")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    answers = model.predict(x, verbose=0)
+    np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-6)
+    keras_lsh.ops.library()
+    exported = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(exported.serve(x), expected, rtol=0, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,6 @@ assert "keras_lsh" not in sys.modules
 
 KNOWS_THE_PACKAGE = """
 import keras_lsh
-keras_lsh.ops.library()
 loaded = tf.saved_model.load(folder / "with_ops")
 check_equal(lambda x: loaded.serve(x), "lsh.npz")
 """
@@ -211,7 +210,7 @@ class TestOtherProcesses:
     """One test, one process."""
 
     def test_op_library_alone(self, served, run_python):
-        """Without the library, TensorFlow says which op it misses; with it, all runs."""
+        """Without it TensorFlow says which op it misses; with it all runs."""
         program = COMMON + KNOWS_ONLY_THE_LIBRARY
         run_python(program, served, ops.library_path(), isolated=True)
 

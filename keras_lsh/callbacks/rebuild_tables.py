@@ -15,9 +15,9 @@ class RebuildTables(keras.callbacks.Callback):
     """Rebuilds the hash tables of a model's LSHDense layers as training goes on.
 
     Tables are rebuilt when training begins, then whenever `every` optimizer steps have
-    passed, and when training ends. A new model moves fast and its layers have yet to see
-    inputs, so at first the tables are rebuilt as soon as the steps taken have doubled:
-    after steps 1, 2, 4, 8, ..., until that is more than `every`. Layers that are not
+    passed, and when training ends. A new model moves fast, and its layers have yet to
+    see inputs, so at first the tables are rebuilt whenever the number of steps has
+    doubled: after steps 1, 2, 4, 8, ..., as long as that is sooner. Layers that are not
     trainable, and layers that have nothing to rebuild, are left alone.
 
     Each batch's `logs` get `lsh/rebuild_ms`, the mean time of the epoch's rebuilds in

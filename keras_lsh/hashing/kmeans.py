@@ -95,7 +95,7 @@ class KMeansCells(HashFamily):
         tables: int = 1,
         probes: int | None = None,
         *,
-        rank: int = 32,
+        rank: int = 16,
         seed: int = 0,
     ):
         self.cells = None if cells is None else integer("cells", cells, 1, MAX_CELLS)
@@ -318,17 +318,12 @@ def _principal_directions(
 def _neuron_coordinates(kernel: Any, bias: Any, state: State) -> tf.Tensor:
     """float32 `[n, rank + 1]`, finite whatever the weights are."""
     kernel = tf.cast(tf.convert_to_tensor(kernel), tf.float32)
-    # One product for all coordinates: the kernel is read once.
-    basis, center = _float("basis", state), _float("center", state)
-    directions = tf.concat(
-        [basis * _float("scales", state), center[:, tf.newaxis]], axis=1
-    )
-    neurons = tf.matmul(kernel, directions)
+    directions = _float("basis", state) * _float("scales", state)
+    last = tf.linalg.matvec(kernel, _float("center", state))
     if bias is not None:
-        bias = tf.cast(tf.convert_to_tensor(bias), tf.float32)
-        rank = basis.shape[1]
-        neurons += tf.pad(bias[:, tf.newaxis], [[0, 0], [rank, 0]])
-    return _limited(neurons)
+        last += tf.cast(tf.convert_to_tensor(bias), tf.float32)
+    neurons = tf.matmul(kernel, directions)
+    return _limited(tf.concat([neurons, last[:, tf.newaxis]], axis=1))
 
 
 def _centroids(neurons: tf.Tensor, members: tf.Tensor, old: tf.Tensor) -> tf.Tensor:

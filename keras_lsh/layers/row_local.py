@@ -63,4 +63,3 @@ def check_constraint(name: str, constraint: Any, rank: int = 2) -> Any:
 def constrain(constraint: Any, rows: tf.Tensor) -> tf.Tensor:
     """Applies a constraint written for Dense's `(input_dim, units)` to our rows."""
     return tf.transpose(tf.convert_to_tensor(constraint(tf.transpose(rows))))
-

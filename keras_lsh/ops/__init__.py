@@ -15,6 +15,7 @@ from keras_lsh.ops.library import (
     OpLibraryError,
     library,
     library_path,
+    load_on_import,
     reference_ops,
     simd_level,
     using_reference,
@@ -57,3 +58,5 @@ select_active = _dispatch("select_active")
 active_matmul = _dispatch("active_matmul")
 scatter_active = _dispatch("scatter_active")
 row_adam = _dispatch("row_adam")
+
+load_on_import()

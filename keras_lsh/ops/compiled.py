@@ -160,7 +160,12 @@ def _ops() -> Any:
     def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:
         kernel = op.inputs[3]
         by_inputs = ops.lsh_active_matmul_grad_input(gradient, op.outputs[1], kernel)
-        return [by_inputs, None, None, *kernel_gradients(op, gradient, tf.shape(kernel))]
+        return [
+            by_inputs,
+            None,
+            None,
+            *kernel_gradients(op, gradient, tf.shape(kernel)),
+        ]
 
     @tf.RegisterGradient("LshResourceActiveMatmul")
     def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:

@@ -1,9 +1,10 @@
-"""The compiled op library: found, checked and loaded when it is first needed.
+"""The compiled op library: found, checked and loaded.
 
 A library of TensorFlow ops is bound to the minor version of TensorFlow it was compiled
 against: under another one it does not load, or worse, it does. The build leaves a stamp
 beside the library (`_build_info.json`), and it is compared with the running TensorFlow
-before the library is touched. Importing `keras_lsh` loads nothing.
+before the library is touched. Importing `keras_lsh` loads it, so that SavedModels with
+its ops load from then on, but never fails: what is wrong is said when an op is used.
 
 Environment variables:
     KERAS_LSH_REFERENCE_OPS: 1 runs the reference ops (plain TensorFlow, slower) and not
@@ -78,6 +79,13 @@ def library() -> ModuleType:
                     )
                 _module, _simd_level = module, level
     return _module
+
+
+def load_on_import() -> None:
+    """Loads the compiled ops if there is nothing against it; raises nothing."""
+    if os.environ.get("KERAS_LSH_REFERENCE_OPS") != "1":
+        with contextlib.suppress(OpLibraryError, ValueError):
+            library()
 
 
 def simd_level() -> str:

@@ -55,6 +55,24 @@ class Rebuilds(keras.callbacks.Callback):
     ],
 )
 def test_intervals(arguments, expected):
+    model = make_model()
+    model.optimizer.iterations.assign(100)
+    notes = Rebuilds()
+    fit(model, [keras_lsh.RebuildTables(**arguments), notes])
+    assert [step - 100 for step in notes.steps] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, [1, 2, 4, 8, 16]),
+        ({"every": 1}, list(range(1, 21))),
+        ({"every": 6}, [1, 2, 4, 8, 14, 20]),
+        ({"every": 2, "growth": 2.0}, [1, 2, 4, 8, 16]),
+        ({"every": 4, "growth": 1.5}, [1, 2, 4, 8, 14]),
+    ],
+)
+def test_intervals_of_a_new_model(arguments, expected):
     notes = Rebuilds()
     fit(make_model(), [keras_lsh.RebuildTables(**arguments), notes])
     assert notes.steps == expected
@@ -66,13 +84,13 @@ def test_counts_optimizer_steps_not_calls():
         make_model(steps_per_execution=5),
         [keras_lsh.RebuildTables(every=10), notes],
     )
-    assert notes.steps == [10, 20]
+    assert notes.steps == [5, 10, 20]
 
 
 def test_intervals_go_on_over_epochs():
     notes = Rebuilds()
     fit(make_model(), [keras_lsh.RebuildTables(every=15), notes], epochs=2)
-    assert notes.steps == [15, 30]
+    assert notes.steps == [1, 2, 4, 8, 16, 31]
 
 
 def test_tables_are_right_when_training_ends():
@@ -84,7 +102,7 @@ def test_tables_are_right_when_training_ends():
 
 def test_reports_in_logs():
     history = fit(make_model(), [keras_lsh.RebuildTables(every=5)], epochs=2).history
-    assert history["lsh/rebuilds"] == [5, 9]
+    assert history["lsh/rebuilds"] == [7, 11]
     assert all(ms > 0 for ms in history["lsh/rebuild_ms"])
     assert all(0 < share <= 1 for share in history["lsh/codes_changed"])
 
@@ -116,7 +134,7 @@ def test_finds_layers_of_nested_models():
     inner = make_model()
     model = keras.Sequential([keras.Input((INPUT_DIM,)), inner])
     model.compile("sgd", "mse")
-    assert fit(model, [keras_lsh.RebuildTables()]).history["lsh/rebuilds"] == [3]
+    assert fit(model, [keras_lsh.RebuildTables()]).history["lsh/rebuilds"] == [6]
 
 
 def test_deep_copy():

@@ -19,7 +19,7 @@ class LastDigit(HashFamily):
     def buckets(self):
         return 10
 
-    def initial_state(self, input_dim):
+    def initial_state(self, input_dim, units):
         return {}
 
     def neuron_codes(self, kernel, bias, state):
@@ -39,7 +39,7 @@ class LastDigit(HashFamily):
 def test_a_family_needs_no_state():
     family = LastDigit(2)
     inputs = tf.constant([[13.0, 2.0]])
-    assert family.initial_state(2) == family.observe(inputs, {}) == {}
+    assert family.initial_state(2, 20) == family.observe(inputs, {}) == {}
     assert family.refresh(inputs, None, {}) == {}
     np.testing.assert_array_equal(family.neuron_codes(inputs, None, {}), [[3, 3]])
     np.testing.assert_array_equal(family.input_probes(inputs, {})[0], [[3, 13]])

@@ -15,7 +15,7 @@ def random(*shape, seed=0):
 
 def refreshed(family, kernel, bias, inputs=None):
     """The state of a layer that has seen the inputs and then hashed its neurons."""
-    state = dict(family.initial_state(kernel.shape[1]))
+    state = dict(family.initial_state(*kernel.shape[::-1]))
     if inputs is not None:
         state |= family.observe(inputs, state)
     return state | family.refresh(kernel, bias, state)
@@ -25,7 +25,7 @@ def refreshed(family, kernel, bias, inputs=None):
 @pytest.mark.parametrize("center", [True, False])
 def test_state(transform, center):
     family = SimHash(4, 3, 2, transform=transform, center=center)
-    state = family.initial_state(7)
+    state = family.initial_state(7, 20)
     extra_dims = family.transform.extra_dims if transform else 0
     assert state["directions"].shape == (7 + 1 + extra_dims, 12)
     assert (
@@ -42,7 +42,7 @@ def test_state(transform, center):
 
 def test_seeds_decide_the_directions():
     def directions(seed):
-        return SimHash(4, 3, 2, seed=seed).initial_state(7)["directions"]
+        return SimHash(4, 3, 2, seed=seed).initial_state(7, 20)["directions"]
 
     np.testing.assert_array_equal(directions(5), directions(5))
     assert not np.any(directions(5) == directions(6))
@@ -108,7 +108,7 @@ def test_margins_of_inputs_are_standard_normal():
     for size in (1e-3, 1.0, 1e3):
         family = SimHash(1, 1024, 2, center=False, seed=4)
         inputs = tf.constant(random(50, 30) * np.float32(size))
-        _, weights = family.input_probes(inputs, family.initial_state(30))
+        _, weights = family.input_probes(inputs, family.initial_state(30, 20))
         squares = 65536 / weights[:, 1024:].numpy() - 1
         assert abs(squares.mean() - 1) < 0.1
 
@@ -152,7 +152,7 @@ def test_a_neuron_that_outgrew_the_scale_keeps_its_direction():
 
 def test_running_mean():
     family = SimHash()
-    state = dict(family.initial_state(3))
+    state = dict(family.initial_state(3, 20))
     batches = [random(n, 3, seed=n) + 5 for n in (7, 1, 0, 100)]
     for batch in batches:
         state |= family.observe(tf.constant(batch), state)
@@ -166,7 +166,7 @@ def test_running_mean():
 
 def test_running_mean_forgets():
     family = SimHash()
-    state = dict(family.initial_state(1))
+    state = dict(family.initial_state(1, 20))
     for value in (0.0, 1.0):
         for _ in range(50):
             state |= family.observe(tf.fill([1000, 1], value), state)
@@ -176,7 +176,7 @@ def test_running_mean_forgets():
 
 def test_running_mean_ignores_what_is_not_finite():
     family = SimHash()
-    state = dict(family.initial_state(2))
+    state = dict(family.initial_state(2, 20))
     for batch in ([[np.nan, 1], [1, np.inf]], [[1, 2], [np.nan, 0], [3, 4]], []):
         batch = tf.reshape(tf.constant(batch, tf.float32), [-1, 2])
         state |= family.observe(batch, state)
@@ -186,7 +186,7 @@ def test_running_mean_ignores_what_is_not_finite():
 
 def test_running_mean_does_not_overflow():
     family = SimHash()
-    state = dict(family.initial_state(1))
+    state = dict(family.initial_state(1, 20))
     for sign in (1, -1, 1):
         state |= family.observe(tf.fill([4, 1], sign * 3e38), state)
         assert np.all(np.isfinite(state["running_mean"]))
@@ -228,7 +228,8 @@ def test_zero_weights(transform):
 
 def test_empty_batch():
     family = SimHash(6, 5, 10)
-    buckets, weights = family.input_probes(tf.zeros([0, 8]), family.initial_state(8))
+    state = family.initial_state(8, 20)
+    buckets, weights = family.input_probes(tf.zeros([0, 8]), state)
     assert buckets.shape == weights.shape == (0, 50)
 
 
@@ -239,7 +240,7 @@ def test_one_object_in_two_layers():
     for kernel in layers:
         state = refreshed(family, kernel, None, kernel + 1)
         alone.append((state, family.neuron_codes(kernel, None, state)))
-    states = [dict(family.initial_state(k.shape[1])) for k in layers]
+    states = [dict(family.initial_state(*k.shape[::-1])) for k in layers]
     for method in ("observe", "refresh"):
         for state, kernel in zip(states, layers, strict=True):
             arguments = (kernel + 1,) if method == "observe" else (kernel, None)
@@ -255,7 +256,7 @@ def test_works_in_a_graph_with_keras_variables_as_state(transform):
     family = SimHash(6, 5, 10, transform=transform)
     kernel, bias = keras.Variable(random(20, 8)), keras.Variable(random(20))
     inputs = random(10, 8)
-    arrays = family.initial_state(8)
+    arrays = family.initial_state(8, 20)
     state = {k: keras.Variable(v, trainable=False) for k, v in arrays.items()}
 
     @tf.function(input_signature=[tf.TensorSpec([None, 8], tf.float32)])
@@ -285,8 +286,8 @@ def test_round_trip(transform):
     assert copy == family and hash(copy) == hash(family)
     assert SimHash.from_config(family.get_config()) == family
     assert eval(repr(family)) == family
-    assert copy.initial_state(3)["directions"].shape == (
-        family.initial_state(3)["directions"].shape
+    assert copy.initial_state(3, 20)["directions"].shape == (
+        family.initial_state(3, 20)["directions"].shape
     )
 
 

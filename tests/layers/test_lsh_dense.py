@@ -316,9 +316,7 @@ class TestRegularizersAndConstraints:
             weights = [w.value for w in layer.trainable_variables]
             with tf.GradientTape() as tape:
                 loss = tf.reduce_sum(layer(x, training=True) ** 2) + sum(layer.losses)
-            return loss, [
-                tf.convert_to_tensor(g) for g in tape.gradient(loss, weights)
-            ]
+            return loss, [tf.convert_to_tensor(g) for g in tape.gradient(loss, weights)]
 
         dense, sparse = pair(
             kernel_regularizer=keras.regularizers.L1L2(0.1, 0.2),
@@ -511,9 +509,7 @@ class TestInModels:
             )
             model.compile(keras_lsh.LazyAdam(1e-2), "mse")
             x, y = random_inputs(64, INPUT_DIM), random_inputs(64, UNITS, seed=1)
-            model.fit(
-                x, y, verbose=0, epochs=2, callbacks=[keras_lsh.RebuildTables(2)]
-            )
+            model.fit(x, y, verbose=0, epochs=2, callbacks=[keras_lsh.RebuildTables(2)])
             return model.get_weights()
 
         for a, b in zip(trained(), trained(), strict=True):

@@ -121,7 +121,10 @@ class TestWeightsFile:
     @pytest.mark.parametrize(
         ("other", "message"),
         [
-            (lambda: make_model(units=UNITS + 1), r"shape=\(65, 16\).*shape=\(64, 16\)"),
+            (
+                lambda: make_model(units=UNITS + 1),
+                r"shape=\(65, 16\).*shape=\(64, 16\)",
+            ),
             (
                 lambda: make_model(hashing=SimHash(4, 4, 3, transform="simple_lsh")),
                 r"shape=\(18, 16\).*shape=\(18, 20\).*directions",
@@ -221,7 +224,9 @@ class FirstWeights(keras_lsh.hashing.HashFamily):
 class TestConfig:
     @pytest.mark.parametrize("hashing", [None, HASHING, FirstWeights(3)], ids=str)
     def test_round_trip(self, hashing):
-        layer = LSHDense(UNITS, active=9, oversample=2, hashing=hashing, trainable=False)
+        layer = LSHDense(
+            UNITS, active=9, oversample=2, hashing=hashing, trainable=False
+        )
         serialized = keras.saving.serialize_keras_object(layer)
         again = keras.saving.deserialize_keras_object(serialized)
         assert again.get_config() == layer.get_config()

@@ -63,11 +63,21 @@ class TestLoading:
         assert hasattr(library(), "lsh_hash_codes")
         assert library_path() == str(PACKAGE / "ops" / "_keras_lsh_ops.so")
 
-    def test_import_does_not_load_and_threads_load_once(self):
+    def test_import_loads(self):
+        program = """
+import importlib, keras_lsh
+module = importlib.import_module("keras_lsh.ops.library")
+print(module._module is not None)
+"""
+        assert run_python(program, PACKAGE.parent).strip() == "True"
+        output = run_python(program, PACKAGE.parent, KERAS_LSH_REFERENCE_OPS="1")
+        assert output.strip() == "False"
+
+    def test_threads_load_once(self):
         program = """
 import importlib, threading, keras_lsh
 module = importlib.import_module("keras_lsh.ops.library")
-assert module._module is None
+module._module = None
 barrier, modules = threading.Barrier(8), []
 def load():
     barrier.wait()
@@ -245,7 +255,10 @@ def messages(package_copy):
     actions = json.dumps({name: action for name, (action, _) in DAMAGE.items()})
     foreign = np.random._mt19937.__file__
     program = f"import sys; sys.argv = ['', {foreign!r}, {actions!r}]"
-    return json.loads(run_python(program + DAMAGE_PROGRAM, package_copy))
+    output = run_python(
+        program + DAMAGE_PROGRAM, package_copy, KERAS_LSH_REFERENCE_OPS="1"
+    )
+    return json.loads(output)
 
 
 class TestDamage:
