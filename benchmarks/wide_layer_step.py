@@ -19,7 +19,8 @@ Cases, per number of units:
                     about 50 neurons (bits are whole numbers) at any number of units
     Adam            given ids, the optimizer of Keras: what a dense update costs
 
-Steps of all cases are timed in turn, so that a disturbance hits all of them. The memory
+Steps of all cases are timed in turn, in an order that changes every time, so that a
+disturbance, and what a case leaves in the caches, hits all of them. The memory
 of each case is measured in a process of its own.
 """
 
@@ -187,8 +188,9 @@ def main() -> None:
         for number in range(5):
             case.step(number)
         case.times.clear()
+    order = np.random.default_rng(options.seed)
     for number in range(options.steps):
-        for case in cases:
+        for case in order.permutation(np.array(cases, object)):
             # A dense update is told by a few steps, and takes a hundred times longer.
             if case.name != "Adam" or number % 20 == 0:
                 case.step(number)

@@ -132,9 +132,9 @@ class ActiveMatmulGradInputOp : public OpKernel {
                    ToTensorFlow(CheckIds(active, kernel.tensor().dim_size(0))));
     const int64_t input_dim = kernel.tensor().dim_size(1);
     Tensor* input_gradient;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, TensorShape({active.batch, input_dim}),
-                                &input_gradient));
+    OP_REQUIRES_OK(
+        context,
+        AllocateOutput(context, 0, {active.batch, input_dim}, &input_gradient));
     ActiveMatmulGradInput(active, gradient.flat<float>().data(),
                           kernel.tensor().flat<float>().data(), input_dim,
                           WorkerThreads(context), GetVectorKernels(),
@@ -170,13 +170,12 @@ class ActiveMatmulGradKernelOp : public OpKernel {
                    ToTensorFlow(GroupByNeuron(active, units, {}, &groups)));
     const int64_t num_rows = static_cast<int64_t>(groups.neurons.size());
     Tensor *rows, *kernel_gradient, *bias_gradient;
+    OP_REQUIRES_OK(context, AllocateOutput(context, 0, {num_rows}, &rows));
     OP_REQUIRES_OK(context,
-                   context->allocate_output(0, TensorShape({num_rows}), &rows));
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                1, TensorShape({num_rows, inputs.dim_size(1)}),
-                                &kernel_gradient));
-    OP_REQUIRES_OK(context, context->allocate_output(2, TensorShape({num_rows}),
-                                                     &bias_gradient));
+                   AllocateOutput(context, 1, {num_rows, inputs.dim_size(1)},
+                                  &kernel_gradient));
+    OP_REQUIRES_OK(context,
+                   AllocateOutput(context, 2, {num_rows}, &bias_gradient));
     std::copy(groups.neurons.begin(), groups.neurons.end(),
               rows->flat<int32_t>().data());
     ActiveMatmulGradKernel(active, groups, gradient.flat<float>().data(),

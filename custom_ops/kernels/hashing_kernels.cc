@@ -14,7 +14,6 @@ using ::tensorflow::OpKernel;
 using ::tensorflow::OpKernelConstruction;
 using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
-using ::tensorflow::TensorShape;
 
 // The attributes `tables` and `bits`, checked against the width of margins.
 struct CodeShape {
@@ -52,9 +51,8 @@ class HashCodesOp : public OpKernel {
     OP_REQUIRES_OK(context, shape_.Check(margins));
     Tensor* codes;
     OP_REQUIRES_OK(
-        context,
-        context->allocate_output(
-            0, TensorShape({margins.dim_size(0), shape_.tables}), &codes));
+        context, AllocateOutput(context, 0,
+                                {margins.dim_size(0), shape_.tables}, &codes));
     const float* margin = margins.flat<float>().data();
     int32_t* code = codes->flat<int32_t>().data();
     const int64_t width = int64_t{shape_.tables} * shape_.bits;
@@ -86,11 +84,9 @@ class BuildTablesOp : public OpKernel {
         Invalid("units and `buckets` must be below 2^31. Received: units=",
                 units, ", buckets=", buckets_));
     Tensor *offsets, *ids;
-    OP_REQUIRES_OK(context,
-                   context->allocate_output(
-                       0, TensorShape({tables, buckets_ + 1}), &offsets));
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                1, TensorShape({tables, units}), &ids));
+    OP_REQUIRES_OK(
+        context, AllocateOutput(context, 0, {tables, buckets_ + 1}, &offsets));
+    OP_REQUIRES_OK(context, AllocateOutput(context, 1, {tables, units}, &ids));
     OP_REQUIRES_OK(context, ToTensorFlow(BuildBucketTables(
                                 codes.flat<int32_t>().data(), units, tables,
                                 buckets_, offsets->flat<int32_t>().data(),
@@ -118,10 +114,10 @@ class ProbeSequenceOp : public OpKernel {
     const int64_t batch = margins.dim_size(0);
     const int64_t count = shape_.tables * probes_;
     Tensor *buckets, *weights;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, TensorShape({batch, count}), &buckets));
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                1, TensorShape({batch, count}), &weights));
+    OP_REQUIRES_OK(context,
+                   AllocateOutput(context, 0, {batch, count}, &buckets));
+    OP_REQUIRES_OK(context,
+                   AllocateOutput(context, 1, {batch, count}, &weights));
     const float* margin = margins.flat<float>().data();
     int32_t* bucket = buckets->flat<int32_t>().data();
     int32_t* weight = weights->flat<int32_t>().data();

@@ -3,6 +3,7 @@
 #ifndef CUSTOM_OPS_KERNELS_KERNEL_HELPERS_H_
 #define CUSTOM_OPS_KERNELS_KERNEL_HELPERS_H_
 
+#include <initializer_list>
 #include <mutex>
 #include <sstream>
 #include <utility>
@@ -54,6 +55,17 @@ inline absl::Status RequireRank(const tensorflow::Tensor& tensor, int rank,
   KLSH_REQUIRE(tensor.dims() == rank, "`", name, "` must have rank ", rank,
                ". Received: shape=", tensor.shape().DebugString());
   return absl::OkStatus();
+}
+
+// Allocates an output; an error, not the end of the process, if a tensor cannot
+// have so many elements.
+inline absl::Status AllocateOutput(tensorflow::OpKernelContext* context, int i,
+                                   std::initializer_list<int64_t> dimensions,
+                                   tensorflow::Tensor** output) {
+  tensorflow::TensorShape shape;
+  TF_RETURN_IF_ERROR(
+      tensorflow::TensorShape::BuildTensorShape(dimensions, &shape));
+  return context->allocate_output(i, shape, output);
 }
 
 // Keeps the first failure of several threads.

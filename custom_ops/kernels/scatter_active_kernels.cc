@@ -2,6 +2,7 @@
 // neurons and dense rows.
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "custom_ops/core/active_matmul.h"
 #include "custom_ops/core/active_set.h"
@@ -14,13 +15,15 @@ using ::tensorflow::OpKernel;
 using ::tensorflow::OpKernelConstruction;
 using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
-using ::tensorflow::TensorShape;
 
 template <typename T>
 class ScatterActiveOp : public OpKernel {
  public:
   explicit ScatterActiveOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("units", &units_));
+    OP_REQUIRES(
+        context, units_ <= std::numeric_limits<int32_t>::max(),
+        Invalid("`units` must be below 2^31. Received: units=", units_));
   }
 
   void Compute(OpKernelContext* context) override {
@@ -36,8 +39,8 @@ class ScatterActiveOp : public OpKernel {
     OP_REQUIRES_OK(context,
                    ToTensorFlow(CheckIds({id, batch, active}, units_)));
     Tensor* outputs;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, TensorShape({batch, units_}), &outputs));
+    OP_REQUIRES_OK(context,
+                   AllocateOutput(context, 0, {batch, units_}, &outputs));
     const T* value = values.flat<T>().data();
     T* output = outputs->flat<T>().data();
     WorkerThreads(context)(

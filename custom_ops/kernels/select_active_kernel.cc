@@ -12,7 +12,6 @@ using ::tensorflow::OpKernel;
 using ::tensorflow::OpKernelConstruction;
 using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
-using ::tensorflow::TensorShape;
 
 class SelectActiveOp : public OpKernel {
  public:
@@ -33,8 +32,7 @@ class SelectActiveOp : public OpKernel {
         offsets.dim_size(0), offsets.dim_size(1) - 1, table_ids.dim_size(1)};
 
     Tensor* ids;
-    OP_REQUIRES_OK(context, context->allocate_output(
-                                0, TensorShape({batch, active_}), &ids));
+    OP_REQUIRES_OK(context, AllocateOutput(context, 0, {batch, active_}, &ids));
     const int32_t* bucket = buckets.flat<int32_t>().data();
     const int32_t* weight = context->input(1).flat<int32_t>().data();
     const int32_t* force = forced.flat<int32_t>().data();

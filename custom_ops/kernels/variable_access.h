@@ -16,8 +16,11 @@ inline absl::Status LookupVariable(
     tensorflow::OpKernelContext* context, int i, const char* name,
     tensorflow::DataType dtype,
     tensorflow::core::RefCountPtr<tensorflow::Var>* variable) {
-  TF_RETURN_IF_ERROR(LookupResource(
-      context, tensorflow::HandleFromInput(context, i), variable));
+  const absl::Status found = LookupResource(
+      context, tensorflow::HandleFromInput(context, i), variable);
+  KLSH_REQUIRE(found.ok(), "`", name,
+               "` must be an initialised variable. Received: ",
+               std::string(found.message()));
   tensorflow::tf_shared_lock lock(*(*variable)->mu());
   KLSH_REQUIRE(
       (*variable)->is_initialized && (*variable)->tensor()->dtype() == dtype,

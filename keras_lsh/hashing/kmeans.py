@@ -20,6 +20,10 @@ _ROWS = 32
 # enough to follow the inputs of a layer behind others that learn.
 _WINDOW = 2048.0
 
+# Steps of the subspace iteration and of Lloyd's algorithm in a refresh without inputs:
+# a layer that is used as it was converted should be of use.
+_FIRST_STEPS = 4
+
 # Inputs beyond this size are no data. Their squares can still be summed in float32, and
 # so can those of coordinates up to the other limit.
 _LARGEST_INPUT = 1e15
@@ -59,10 +63,11 @@ class KMeansCells(HashFamily):
     little.
 
     A layer that has not been trained has seen no inputs. Until it has, all directions
-    count the same, and `basis` holds those in which its neurons differ most: expect
-    little before the first refresh in training. (A layer with weights from elsewhere
-    can be shown inputs without being trained: call it on some batches with
-    `training=True`, then `rebuild_tables()`.)
+    count the same, and `basis` holds those along which its neurons' weights are
+    largest: little to go by in a new layer, and a fair guess where the weights come
+    from a trained one. (The layers of a converted model can be shown inputs without
+    being trained: call it on some batches with `training=True`, then `rebuild_tables()`
+    of each, a few times.)
 
     Source: buckets from k-means as in inverted files, Jégou et al. 2011, "Product
     Quantization for Nearest Neighbor Search", section IV; for the largest inner
@@ -204,7 +209,16 @@ class KMeansCells(HashFamily):
         changes["mean"] = tf.zeros_like(_float("mean", state))
         neurons = _neuron_coordinates(kernel, bias, {**state, **changes})
         members = tf.convert_to_tensor(state["members"])
-        changes["centroids"] = _centroids(neurons, members, _float("centroids", state))
+        shape = state["centroids"].shape
+
+        def settled() -> tf.Tensor:
+            result = members
+            for _ in range(_FIRST_STEPS - 1):
+                result = _nearest(neurons, _centroids(neurons, result, shape))
+            return result
+
+        members = tf.cond(_float("count", state) > 0.0, lambda: members, settled)
+        changes["centroids"] = _centroids(neurons, members, shape)
         changes["members"] = _nearest(neurons, changes["centroids"])
         return changes
 
@@ -270,17 +284,14 @@ class KMeansCells(HashFamily):
         self, kernel: tf.Tensor, state: State
     ) -> tuple[tf.Tensor, ...]:
         """The same as far as it can be told without inputs."""
-        old = _float("basis", state)
+        basis, scales = _float("basis", state), _float("scales", state)
         neurons = tf.where(tf.abs(kernel) < _LARGEST_INPUT, kernel, 0.0)
-        moments = tf.matmul(neurons, tf.matmul(neurons, old), transpose_a=True)
-        basis, variances = _principal_directions(old, moments / kernel.shape[0])
-        used = variances > 0.0
-        return (
-            _float("center", state),
-            tf.where(used, basis, old),
-            tf.cast(used, tf.float32),
-            _float("moments", state),
-        )
+        for _ in range(_FIRST_STEPS):
+            moments = tf.matmul(neurons, tf.matmul(neurons, basis), transpose_a=True)
+            found, variances = _principal_directions(basis, moments / kernel.shape[0])
+            used = variances > 0.0
+            basis, scales = tf.where(used, found, basis), tf.cast(used, tf.float32)
+        return _float("center", state), basis, scales, _float("moments", state)
 
 
 def _principal_directions(
@@ -326,15 +337,15 @@ def _neuron_coordinates(kernel: Any, bias: Any, state: State) -> tf.Tensor:
     return _limited(tf.concat([neurons, last[:, tf.newaxis]], axis=1))
 
 
-def _centroids(neurons: tf.Tensor, members: tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+def _centroids(neurons: tf.Tensor, members: tf.Tensor, shape: Any) -> tf.Tensor:
     """The means of the cells' neurons.
 
     Args:
         neurons: `[units, coordinates]`.
         members: int32 `[units, tables]`; -1: in no cell.
-        old: `[tables, cells, coordinates]`, the centroids until now.
+        shape: `(tables, cells, coordinates)`, the shape of the result.
     """
-    tables, cells, width = old.shape
+    tables, cells, width = shape
     units = neurons.shape[0]
     first = tf.range(tables) * cells
     ids = tf.where(members >= 0, members + first, -1)  # segment -1 is left out

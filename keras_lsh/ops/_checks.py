@@ -9,8 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
+
+MAX_INT32 = 2**31 - 1
 
 _local = threading.local()
 
@@ -40,13 +43,27 @@ def require(condition: bool, name: str, expected: str, received: Any) -> None:
         )
 
 
+def require_integer(name: str, value: Any, begin: int, end: int, expected: str) -> None:
+    """Raises a ValueError unless `value` is an integer in [begin, end]."""
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    require(is_integer and begin <= value <= end, name, expected, value)
+
+
 def as_tensor(name: str, x: Any, dtype: tf.DType, rank: int) -> tf.Tensor:
-    """`x` as a tensor of this dtype and rank, or a ValueError that says what it is."""
+    """`x` as a tensor of this dtype and rank, or a ValueError that says what it is.
+
+    NumPy integers of another width are taken if their values fit.
+    """
     try:
-        if isinstance(x, np.ndarray) and dtype.is_integer and x.dtype.kind not in "iu":
-            raise TypeError("NumPy would truncate it without a word.")
+        if isinstance(x, np.ndarray) and dtype.is_integer and x.dtype != dtype:
+            # NumPy would truncate fractions and wrap large numbers without a word.
+            if x.dtype.kind not in "iu":
+                raise TypeError("expected integers")
+            if x.size and (x.min() < dtype.min or x.max() > dtype.max):
+                raise OverflowError("out of range")
+            x = x.astype(dtype.as_numpy_dtype)
         tensor = tf.convert_to_tensor(x, dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"Received an invalid value for `{name}`, expected a tensor of dtype "
             f"{dtype.name}. Received: {name}={x}"
@@ -54,6 +71,19 @@ def as_tensor(name: str, x: Any, dtype: tf.DType, rank: int) -> tf.Tensor:
     shape = [None] * rank
     require_shape(name, tensor, shape, f"a tensor of rank {rank}")
     return tf.ensure_shape(tensor, shape)
+
+
+def as_weight(name: str, x: Any, rank: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """A kernel or bias as a tensor; a ValueError names it if it cannot be one."""
+    if isinstance(x, keras.Variable):
+        x = x.value
+    try:
+        return as_tensor(name, tf.convert_to_tensor(x), dtype, rank)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Received an invalid value for `{name}`, expected a variable or tensor of "
+            f"dtype {dtype.name} and rank {rank}. Received: {name}={x}"
+        ) from error
 
 
 def require_shape(name: str, x: Any, shape: Any, expected: str) -> None:

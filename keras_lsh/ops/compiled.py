@@ -7,9 +7,18 @@ import keras
 import tensorflow as tf
 
 from keras_lsh.ops import reference
-from keras_lsh.ops._checks import as_tensor, require, require_shape
+from keras_lsh.ops._checks import (
+    MAX_INT32,
+    as_tensor,
+    as_weight,
+    require,
+    require_integer,
+    require_shape,
+)
 from keras_lsh.ops.library import library
 from keras_lsh.ops.variables import variable_of, watched_handle
+
+SCATTER_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
 
 
 def hash_codes(margins: Any, tables: int, bits: int) -> tf.Tensor:
@@ -20,7 +29,7 @@ def hash_codes(margins: Any, tables: int, bits: int) -> tf.Tensor:
 
 def build_tables(codes: Any, buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
     codes = as_tensor("codes", codes, tf.int32, 2)
-    require(buckets >= 1, "buckets", "a positive integer", buckets)
+    require_integer("buckets", buckets, 1, MAX_INT32 - 1, "a positive int32")
     offsets, ids = _ops().lsh_build_tables(codes, buckets=buckets)
     return offsets, ids
 
@@ -30,7 +39,7 @@ def probe_sequence(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     margins = as_tensor("margins", margins, tf.float32, 2)
     _require_code_shape(tables, bits)
-    require(1 <= probes <= 2**bits, "probes", f"an integer from 1 to {2**bits}", probes)
+    require_integer("probes", probes, 1, 2**bits, f"an integer from 1 to {2**bits}")
     buckets, weights = _ops().lsh_probe_sequence(
         margins, tables=tables, bits=bits, probes=probes
     )
@@ -46,7 +55,7 @@ def select_active(
     fill_seeds: Any,
     active: int,
 ) -> tf.Tensor:
-    require(active >= 1, "active", "a positive integer", active)
+    require_integer("active", active, 1, MAX_INT32, "a positive integer")
     return _ops().lsh_select_active(
         as_tensor("buckets", buckets, tf.int32, 2),
         as_tensor("weights", weights, tf.int32, 2),
@@ -69,12 +78,9 @@ def active_matmul(
     inputs = as_tensor("inputs", inputs, tf.float32, 2)
     ids = as_tensor("ids", ids, tf.int32, 2)
     if keep is not None:
-        require(
-            keep >= 1 and (ids.shape[1] is None or keep <= ids.shape[1]),
-            "keep",
-            f"an integer from 1 to {ids.shape[1]}, the ids of a sample",
-            keep,
-        )
+        most = MAX_INT32 if ids.shape[1] is None else ids.shape[1]
+        expected = f"an integer from 1 to {most}, the ids of a sample"
+        require_integer("keep", keep, 1, most, expected)
     weights = [kernel] if bias is None else [kernel, bias]
     variables = [variable_of(weight) for weight in weights]
     if all(variable is not None for variable in variables):
@@ -82,7 +88,12 @@ def active_matmul(
         weights = [watched_handle(variable) for variable in variables]
     else:
         op = _ops().lsh_active_matmul
-        weights = [tf.convert_to_tensor(weight, tf.float32) for weight in weights]
+        weights = [
+            as_weight(name, weight, rank)
+            for name, weight, rank in zip(
+                ("kernel", "bias"), weights, (2, 1), strict=False
+            )
+        ]
     keys = tf.zeros([0, 0], tf.int32)
     if neuron_keys is not None:
         keys = as_tensor("neuron_keys", neuron_keys, tf.int32, 2)
@@ -91,9 +102,12 @@ def active_matmul(
 
 
 def scatter_active(values: Any, ids: Any, units: int) -> tf.Tensor:
-    require(units >= 1, "units", "a positive integer", units)
+    require_integer("units", units, 1, MAX_INT32, "a positive integer")
     ids = as_tensor("ids", ids, tf.int32, 2)
     values = tf.convert_to_tensor(values)
+    names = [dtype.name for dtype in SCATTER_DTYPES]
+    expected = f"a tensor of dtype {', '.join(names)}"
+    require(values.dtype in SCATTER_DTYPES, "values", expected, values)
     require_shape("values", values, ids.shape, f"the shape of `ids`, {ids.shape}")
     return _ops().lsh_scatter_active(values, ids, units=units)
 
@@ -136,9 +150,9 @@ def row_adam(
 
 
 def _require_code_shape(tables: int, bits: int) -> None:
-    require(tables >= 1, "tables", "a positive integer", tables)
+    require_integer("tables", tables, 1, MAX_INT32, "a positive integer")
     most = reference.MAX_BITS
-    require(1 <= bits <= most, "bits", f"an integer from 1 to {most}", bits)
+    require_integer("bits", bits, 1, most, f"an integer from 1 to {most}")
 
 
 @functools.cache

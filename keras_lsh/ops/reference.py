@@ -13,6 +13,7 @@ numbers to zero and other threads do not, and NaN has no place in an order of fl
 For the same reason a subnormal margin, or squared margin, counts as zero.
 """
 
+import contextlib
 import math
 from typing import Any
 
@@ -21,11 +22,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lsh.ops._checks import (
+    MAX_INT32,
     as_tensor,
+    as_weight,
     check_range,
     checked,
     data_checks,
     require,
+    require_integer,
     require_same_batch,
     require_shape,
 )
@@ -80,7 +84,7 @@ def build_tables(codes: Any, buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
         `c` of table `t` holds `ids[t, offsets[t, c]:offsets[t, c + 1]]`, ascending.
     """
     codes = as_tensor("codes", codes, tf.int32, 2)
-    require(buckets >= 1, "buckets", "a positive integer", buckets)
+    require_integer("buckets", buckets, 1, MAX_INT32 - 1, "a positive int32")
     codes = checked(codes, lambda: check_range("codes", codes, 0, buckets))
     units = tf.shape(codes, tf.int64)[0]
     by_table = tf.cast(tf.transpose(codes), tf.int64)
@@ -122,7 +126,7 @@ def probe_sequence(
     """
     margins = _margins_by_table(margins, tables, bits)
     masks = 2**bits
-    require(1 <= probes <= masks, "probes", f"an integer from 1 to {masks}", probes)
+    require_integer("probes", probes, 1, masks, f"an integer from 1 to {masks}")
     initial = hash_codes(tf.reshape(margins, [-1, tables * bits]), tables, bits)
 
     squares = margins * margins
@@ -218,7 +222,7 @@ def select_active(
     require(
         (buckets.shape[1] or 0) <= MAX_PROBED_BUCKETS, "buckets", most, buckets.shape
     )
-    require(1 <= active <= units, "active", f"an integer from 1 to {units}", active)
+    require_integer("active", active, 1, units, f"an integer from 1 to {units}")
 
     forced = require_same_batch("forced", forced, "buckets", buckets)
     is_forced = _forced_mask(forced, units, active)
@@ -267,8 +271,8 @@ def active_matmul(
         ids in their old order and -1 at the end.
     """
     del neuron_keys
-    kernel = _row_source(kernel)
-    bias = None if bias is None else _row_source(bias)
+    kernel = _row_source("kernel", kernel, 2)
+    bias = None if bias is None else _row_source("bias", bias, 1, kernel.dtype)
     inputs = as_tensor("inputs", inputs, kernel.dtype, 2)
     ids = as_tensor("ids", ids, tf.int32, 2)
     require_shape("kernel", kernel, [None, None], "a tensor of rank 2")
@@ -280,12 +284,9 @@ def active_matmul(
     units = kernel.shape[0] or tf.shape(kernel)[0]
     ids = checked(ids, lambda: check_range("ids", ids, NO_ID, units))
     if keep is not None:
-        require(
-            keep >= 1 and (ids.shape[1] is None or keep <= ids.shape[1]),
-            "keep",
-            f"an integer from 1 to {ids.shape[1]}, the ids of a sample",
-            keep,
-        )
+        most = MAX_INT32 if ids.shape[1] is None else ids.shape[1]
+        expected = f"an integer from 1 to {most}, the ids of a sample"
+        require_integer("keep", keep, 1, most, expected)
         candidates = tf.stop_gradient(_active_values(inputs, kernel, bias, ids))
         ids = _largest(candidates, ids, keep)
     return _active_values(inputs, kernel, bias, ids), ids
@@ -307,7 +308,7 @@ def scatter_active(values: Any, ids: Any, units: int) -> tf.Tensor:
     """
     values = tf.convert_to_tensor(values)
     ids = as_tensor("ids", ids, tf.int32, 2)
-    require(units >= 1, "units", "a positive integer", units)
+    require_integer("units", units, 1, MAX_INT32, "a positive integer")
     require_shape("values", values, ids.shape, f"the shape of `ids`, {ids.shape}")
     ids = require_same_batch("ids", ids, "values", values)
     ids = checked(ids, lambda: check_range("ids", ids, NO_ID, units))
@@ -361,6 +362,12 @@ def row_adam(
     )
     rows = as_tensor("rows", rows, tf.int32, 1)
     gradient = as_tensor("gradient", gradient, variable.dtype, variable.shape.rank)
+    row_shape = variable.shape[1:]
+    expected = f"shape {rows.shape + row_shape}, a row for each of `rows`"
+    require_shape("gradient", gradient, rows.shape + row_shape, expected)
+    gradient = require_same_batch("gradient", gradient, "rows", rows)
+    for name, scalar in (("alpha", alpha), ("step", step)):
+        require_shape(name, tf.convert_to_tensor(scalar), [], "a scalar")
     rows = checked(
         rows,
         lambda: check_range("rows", rows, 0, variable.shape[0]),
@@ -395,8 +402,9 @@ def row_adam(
 
 
 def _margins_by_table(margins: Any, tables: int, bits: int) -> tf.Tensor:
-    require(tables >= 1, "tables", "a positive integer", tables)
-    require(1 <= bits <= MAX_BITS, "bits", f"an integer from 1 to {MAX_BITS}", bits)
+    require_integer("tables", tables, 1, MAX_INT32, "a positive integer")
+    expected = f"an integer from 1 to {MAX_BITS}"
+    require_integer("bits", bits, 1, MAX_BITS, expected)
     margins = as_tensor("margins", margins, tf.float32, 2)
     expected = f"shape (n, tables * bits) with tables={tables} and bits={bits}"
     require_shape("margins", margins, [None, tables * bits], expected)
@@ -538,8 +546,16 @@ def _largest(values: tf.Tensor, ids: tf.Tensor, keep: int) -> tf.Tensor:
     return tf.gather(padded, tf.sort(places, axis=-1), batch_dims=1)
 
 
-def _row_source(x: Any) -> Any:
+def _row_source(name: str, x: Any, rank: int, dtype: tf.DType | None = None) -> Any:
     """What tf.gather should take rows from: a variable as it is, or a tensor."""
     if isinstance(x, keras.Variable):
         x = x.value
-    return x if hasattr(x, "sparse_read") else tf.convert_to_tensor(x)
+    if not hasattr(x, "sparse_read"):
+        with contextlib.suppress(TypeError, ValueError):  # as_weight says what is wrong
+            x = tf.convert_to_tensor(x)
+        is_float = isinstance(x, tf.Tensor) and x.dtype.is_floating
+        return as_weight(name, x, rank, dtype or (x.dtype if is_float else tf.float32))
+    expected = f"a variable of dtype {(dtype or tf.float32).name}"
+    valid = x.dtype.is_floating and dtype in (None, x.dtype)
+    require(valid, name, expected, x)
+    return x

@@ -203,7 +203,7 @@ class FirstWeights(keras_lsh.hashing.HashFamily):
     def __init__(self, tables):
         self.tables = tables
 
-    def initial_state(self, input_dim):
+    def initial_state(self, input_dim, units):
         return {}
 
     def neuron_codes(self, kernel, bias, state):
