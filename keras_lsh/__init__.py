@@ -1,6 +1,6 @@
 """Dense layers for Keras that compute only the neurons that matter."""
 
-from keras_lsh import datasets, diagnostics, hashing, ops
+from keras_lsh import baselines, datasets, diagnostics, hashing, ops
 from keras_lsh._version import __version__
 from keras_lsh.callbacks import RebuildTables
 from keras_lsh.conversion import convert_model, from_dense, to_dense
@@ -20,6 +20,7 @@ __all__ = [
     "SimHash",
     "SimpleLSH",
     "__version__",
+    "baselines",
     "convert_model",
     "datasets",
     "diagnostics",

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lsh import ops
-from keras_lsh.hashing import HashFamily, SimHash
+from keras_lsh.hashing import HashFamily, KMeansCells
 from keras_lsh.layers import row_local
 from keras_lsh.selection import (
     ExactSelector,
@@ -30,7 +30,7 @@ class LSHDense(keras.layers.Layer):
     `LSHDense` implements `output = activation(dot(input, kernel) + bias)` for the
     `active` neurons of each sample; the outputs of the others are 0. The active neurons
     are those with the largest `dot(input, kernel) + bias`, as far as hash tables find
-    them: every neuron's weights are hashed into `num_tables` tables, an input is hashed
+    them: every neuron's weights are hashed into the buckets of tables, an input is hashed
     the same way, and the neurons that share its buckets are likely to be the ones.
     Forward pass, gradients and (with `keras_lsh.LazyAdam` or plain SGD) the update
     touch the active neurons only. Each sample of a batch has its own.
@@ -63,8 +63,9 @@ class LSHDense(keras.layers.Layer):
         bias_constraint: NonNeg; likewise.
         active: How many neurons a sample may use: a float in (0, 1] is a fraction of
             `units`, an integer is a count.
-        hashing: The hash family, e.g. `keras_lsh.SimHash(bits=6, tables=5, probes=10)`,
-            or None for the default.
+        hashing: The hash family. None: `keras_lsh.KMeansCells()`, cells of neurons
+            that activate alike. `keras_lsh.SimHash(bits=6, tables=5, probes=10)`, signs
+            of random projections, is what the paper uses, and finds far less.
         oversample: Candidates retrieved per active neuron, at least 1: the exact
             products of the candidates decide which stay. 1 trusts the tables' ranking.
         selection: `"lsh"`; or, for comparison, `"exact"` (the truly largest, at the
@@ -140,12 +141,12 @@ class LSHDense(keras.layers.Layer):
         )
         self.active = active
         self.num_active = _count_active(active, self.units)
-        self.hashing = SimHash() if hashing is None else hashing
+        self.hashing = KMeansCells() if hashing is None else hashing
         _check_argument(
             "hashing",
             hashing,
             isinstance(self.hashing, HashFamily),
-            "a hash family such as `keras_lsh.SimHash()`",
+            "a hash family such as `keras_lsh.KMeansCells()`",
         )
         _check_argument(
             "oversample",
@@ -171,6 +172,15 @@ class LSHDense(keras.layers.Layer):
             raise ValueError(
                 "The last axis of the inputs of LSHDense must be defined. Received: "
                 f"input_shape={tuple(input_shape)}"
+            )
+        constrained = self.kernel_constraint or self.bias_constraint
+        if constrained and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            raise ValueError(
+                "LSHDense cannot keep `kernel_constraint` and `bias_constraint` equal "
+                "on several replicas, which activate different neurons. Received: "
+                f"{constrained} under "
+                f"{type(tf.distribute.get_strategy()).__name__}. Leave the constraint "
+                "out, or use `keras.layers.Dense`."
             )
         # Regularizers and constraints act on the active rows, in `call`: given to
         # Keras, they would read and write the whole kernel at every step.

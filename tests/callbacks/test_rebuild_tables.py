@@ -13,11 +13,12 @@ INPUT_DIM, UNITS = 12, 40
 
 
 def make_model(**arguments):
+    hashing = keras_lsh.SimHash()  # its codes follow the weights and nothing else
     model = keras.Sequential(
         [
             keras.Input((INPUT_DIM,)),
-            keras_lsh.LSHDense(UNITS, active=0.2, name="first"),
-            keras_lsh.LSHDense(UNITS, active=0.2, name="second"),
+            keras_lsh.LSHDense(UNITS, active=0.2, hashing=hashing, name="first"),
+            keras_lsh.LSHDense(UNITS, active=0.2, hashing=hashing, name="second"),
         ]
     )
     model.compile(keras_lsh.LazyAdam(1e-2), "mse", **arguments)

@@ -233,7 +233,7 @@ class TestActiveNeurons:
             assert few <= many
 
     def test_rebuild_is_idempotent_and_follows_the_weights(self):
-        _, sparse = pair(active=5)
+        _, sparse = pair(active=5, hashing=keras_lsh.SimHash())
         before = [w.numpy() for w in sparse.non_trainable_variables]
         assert float(sparse.rebuild_tables()["codes_changed"]) == 0
         for old, new in zip(before, sparse.non_trainable_variables, strict=True):
