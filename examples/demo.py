@@ -395,7 +395,15 @@ def export_and_reload(model: keras.Model, x: np.ndarray, path: pathlib.Path) -> 
         outputs = os.path.join(scratch, "outputs.npy")
         np.save(inputs, x)
         process = subprocess.run(
-            [sys.executable, "-c", RELOAD, str(library), str(path.resolve()), inputs, outputs],
+            [
+                sys.executable,
+                "-c",
+                RELOAD,
+                str(library),
+                str(path.resolve()),
+                inputs,
+                outputs,
+            ],
             cwd=scratch,
             capture_output=True,
             text=True,

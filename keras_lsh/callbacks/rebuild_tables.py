@@ -20,7 +20,7 @@ class RebuildTables(keras.callbacks.Callback):
     doubled: after steps 1, 2, 4, 8, ..., as long as that is sooner. Layers that are not
     trainable, and layers that have nothing to rebuild, are left alone.
 
-    Each batch's `logs` get `lsh/rebuild_ms`, the mean time of the epoch's rebuilds in
+    Each epoch's `logs` get `lsh/rebuild_ms`, the mean time of its rebuilds in
     milliseconds, `lsh/rebuilds`, their number since training began, and
     `lsh/codes_changed`, the share of neurons that the last rebuild found under a new
     code, averaged over the layers; so they appear in `History`, TensorBoard, CSVLogger.
@@ -51,10 +51,11 @@ class RebuildTables(keras.callbacks.Callback):
             )
         self.every = int(every)
         self.growth = float(growth)
+        self.rebuilds = 0  # since training began
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._interval = float(self.every)
-        self._rebuilds = 0
+        self.rebuilds = 0
         self._epoch_ms: list[float] = []
         self._codes_changed: float | None = None
         layers = [
@@ -82,10 +83,14 @@ class RebuildTables(keras.callbacks.Callback):
             if doubled >= self._interval:
                 self._interval *= self.growth
             self._rebuild()
-        self._report(logs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self._report(logs)
+        if logs is None or self._codes_changed is None:
+            return
+        if self._epoch_ms:
+            logs["lsh/rebuild_ms"] = float(np.mean(self._epoch_ms))
+        logs["lsh/rebuilds"] = self.rebuilds
+        logs["lsh/codes_changed"] = self._codes_changed
 
     def on_train_end(self, logs: Any = None) -> None:
         if self._iterations() > self._last_rebuild:
@@ -105,14 +110,6 @@ class RebuildTables(keras.callbacks.Callback):
             return
         start = time.perf_counter()
         self._codes_changed = float(self._rebuild_layers())
-        if self._rebuilds > 0:  # the first one is mostly tracing
+        if self.rebuilds > 0:  # the first one is mostly tracing
             self._epoch_ms.append(1000 * (time.perf_counter() - start))
-        self._rebuilds += 1
-
-    def _report(self, logs: Any) -> None:
-        if logs is None or self._codes_changed is None:
-            return
-        if self._epoch_ms:
-            logs["lsh/rebuild_ms"] = float(np.mean(self._epoch_ms))
-        logs["lsh/rebuilds"] = self._rebuilds
-        logs["lsh/codes_changed"] = self._codes_changed
+        self.rebuilds += 1

@@ -30,8 +30,8 @@ class LSHDense(keras.layers.Layer):
     `LSHDense` implements `output = activation(dot(input, kernel) + bias)` for the
     `active` neurons of each sample; the outputs of the others are 0. The active neurons
     are those with the largest `dot(input, kernel) + bias`, as far as hash tables find
-    them: every neuron's weights are hashed into the buckets of tables, an input is hashed
-    the same way, and the neurons that share its buckets are likely to be the ones.
+    them: every neuron is put into a bucket of each table, an input looks into the
+    buckets that are right for it, and the neurons there are likely to be the ones.
     Forward pass, gradients and (with `keras_lsh.LazyAdam` or plain SGD) the update
     touch the active neurons only. Each sample of a batch has its own.
 

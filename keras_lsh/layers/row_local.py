@@ -55,8 +55,8 @@ def check_constraint(name: str, constraint: Any, rank: int = 2) -> Any:
         f"Received an invalid value for `{name}`, expected a constraint that acts on "
         "the weights of each neuron alone (NonNeg; for a kernel also MaxNorm, "
         "MinMaxNorm or UnitNorm with axis=0), because only the active neurons are seen "
-        "in a step. If yours does, set `row_local = True` on it; if not, use `keras.layers.Dense`. "
-        f"Received: {name}={constraint}"
+        "in a step. If yours does, set `row_local = True` on it; if not, use "
+        f"`keras.layers.Dense`. Received: {name}={constraint}"
     )
 
 

@@ -45,7 +45,7 @@ class LSHSelector(Selector):
         self.table_ids = add_weight("table_ids", np.tile(everyone, [tables, 1]))
 
     @property
-    def neuron_keys(self) -> Any:  # type: ignore[override]
+    def neuron_keys(self) -> Any:
         return self.codes
 
     def select(self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int) -> Any:

@@ -90,7 +90,8 @@ model = keras.Sequential(
     [
         keras.Input((100,)),
         keras_lsh.LSHDense(600, activation="relu", active=0.05),
-        keras_lsh.LSHDense(400, activation="relu", active=30, oversample=1),
+        keras_lsh.LSHDense(400, activation="relu", active=30, oversample=1,
+                           hashing=keras_lsh.SimHash(bits=4)),
         keras.layers.Dense(10, activation="softmax"),
     ]
 )
