@@ -10,6 +10,7 @@ namespace keras_lsh {
 namespace {
 
 constexpr int64_t kBins = 256;
+constexpr int32_t kWeightsPerBin = kMaxWeight / kBins;
 constexpr int32_t kLargestId = 2147483647;
 constexpr int64_t kModulus = 2147483647;  // 2^31 - 1, a prime
 
@@ -83,7 +84,8 @@ ActiveSetSelector::ActiveSetSelector(const BucketTables& tables, int64_t active,
       touched_(scratch->touched),
       chosen_(scratch->chosen),
       keys_(scratch->keys),
-      ascending_(scratch->ascending) {
+      ascending_(scratch->ascending),
+      seen_(scratch->seen) {
   scores_.resize(tables.units, 0);
   touched_.resize(tables.units + 1);  // one place to spare for unneeded writes
   ascending_.resize(active + 1);
@@ -110,12 +112,42 @@ Status ActiveSetSelector::Force(const ActiveSetQuery& query) {
   return Status();
 }
 
+int32_t ActiveSetSelector::LeastUsefulWeight(const ActiveSetQuery& query) {
+  // In several tables a neuron may gather its score from many small weights.
+  if (tables_.tables > 1) return 1;
+  if (seen_.size() != static_cast<size_t>(tables_.buckets)) {
+    seen_.assign(tables_.buckets, 0);
+  }
+  std::array<int64_t, kBins> sizes{};  // neurons by weight
+  bool distinct = true;
+  int64_t marked = 0;
+  for (; marked < query.num_buckets; ++marked) {
+    const int32_t bucket = query.buckets[marked];
+    const int32_t *id, *end;
+    if (!FindBucket(tables_, bucket, &id, &end).ok())
+      break;  // Collect says why
+    distinct = distinct && !seen_[bucket];
+    seen_[bucket] = 1;
+    const int32_t weight =
+        std::clamp<int32_t>(query.weights[marked], 1, kMaxWeight);
+    sizes[(weight - 1) / kWeightsPerBin] += end - id;
+  }
+  for (int64_t i = 0; i < marked; ++i) seen_[query.buckets[i]] = 0;
+  if (!distinct || marked < query.num_buckets) return 1;
+  // Forced neurons may be among those counted.
+  int64_t wanted = active_ + query.num_forced;
+  int32_t bin = kBins - 1;
+  while (bin > 0 && (wanted -= sizes[bin]) > 0) --bin;
+  return bin * kWeightsPerBin + 1;
+}
+
 Status ActiveSetSelector::Collect(const ActiveSetQuery& query) {
   if (query.num_buckets > kMaxBuckets) {
     return Status::Invalid(
         "`buckets` must be at most " + std::to_string(kMaxBuckets) +
         " a sample. Received: " + std::to_string(query.num_buckets));
   }
+  const int32_t least_useful = LeastUsefulWeight(query);
   for (int64_t i = 0; i < query.num_buckets; ++i) {
     const int32_t weight = query.weights[i];
     if (weight < 1 || weight > kMaxWeight) {
@@ -126,6 +158,7 @@ Status ActiveSetSelector::Collect(const ActiveSetQuery& query) {
     const int32_t *id, *end;
     Status status = FindBucket(tables_, query.buckets[i], &id, &end);
     if (!status.ok()) return status;
+    if (weight < least_useful) continue;
     for (; id != end; ++id) {
       if (*id < 0 || *id >= tables_.units) {
         return OutOfRange("The hash tables are corrupt: `table_ids`", *id,

@@ -64,6 +64,7 @@ struct ActiveSetScratch {
   std::vector<int32_t> chosen;
   std::vector<int64_t> keys;
   std::vector<int32_t> ascending;
+  std::vector<uint8_t> seen;  // [buckets], zero between calls
 };
 
 // Chooses the active neurons of one sample after another. Use one object, with
@@ -87,6 +88,10 @@ class ActiveSetSelector {
  private:
   Status Force(const ActiveSetQuery& query);
   Status Collect(const ActiveSetQuery& query);
+  // With one table, a weight below which no bucket is needed: those with more
+  // hold enough neurons. Spares looking at all neurons where all buckets are
+  // given, as cells ranked by their worth are.
+  int32_t LeastUsefulWeight(const ActiveSetQuery& query);
   void KeepBest(int64_t room);
   void WriteAscending(int32_t* ids);
 
@@ -99,6 +104,7 @@ class ActiveSetSelector {
   std::vector<int32_t>& chosen_;
   std::vector<int64_t>& keys_;
   std::vector<int32_t>& ascending_;
+  std::vector<uint8_t>& seen_;
 };
 
 }  // namespace keras_lsh

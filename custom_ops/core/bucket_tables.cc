@@ -45,8 +45,9 @@ Status FindBucket(const BucketTables& tables, int32_t bucket,
                            ") (tables times buckets per table). Received: " +
                            std::to_string(bucket));
   }
-  const int64_t table = bucket / tables.buckets;
-  const int64_t code = bucket % tables.buckets;
+  // A division costs more than all the rest.
+  const int64_t table = tables.tables == 1 ? 0 : bucket / tables.buckets;
+  const int64_t code = bucket - table * tables.buckets;
   const int32_t* offset = tables.offsets + table * (tables.buckets + 1) + code;
   if (offset[0] < 0 || offset[1] < offset[0] || offset[1] > tables.units) {
     return Status::Invalid("The hash tables are corrupt: `offsets` of bucket " +

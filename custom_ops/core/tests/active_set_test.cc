@@ -326,6 +326,39 @@ TEST(LargestScores) {
   }
 }
 
+// One table, all its buckets or many: those that are not needed are not read.
+TEST(CellsByWorth) {
+  Random random(11);
+  for (int64_t buckets : {1, 2, 7, 40}) {
+    const int64_t units = 90;
+    const Tables tables(&random, units, 1, buckets);
+    for (int64_t active : {1, 5, 30, 90}) {
+      ActiveSetScratch scratch;
+      ActiveSetSelector selector(tables.view, active, &scratch);
+      for (int trial = 0; trial < 20; ++trial) {
+        Query query;
+        for (int32_t bucket = 0; bucket < buckets; ++bucket) {
+          if (trial > 10 && random.Chance(0.3)) continue;
+          query.buckets.push_back(bucket);
+          // Close together, far apart, equal, at the ends of the range.
+          const int64_t range = trial % 2 == 0 ? 700 : kMaxWeight;
+          query.weights.push_back(
+              trial % 5 == 0 ? (random.Chance(0.5) ? 1 : kMaxWeight)
+                             : static_cast<int32_t>(1 + random.Below(range)));
+        }
+        if (trial % 7 == 6 && !query.buckets.empty()) {  // one twice
+          query.buckets.push_back(query.buckets[0]);
+          query.weights.push_back(static_cast<int32_t>(1 + random.Below(500)));
+        }
+        if (trial % 3 == 2) query.forced = {static_cast<int32_t>(trial)};
+        query.fill = trial % 4 == 3;
+        CHECK_EQ(Select(&selector, query, active),
+                 Expected(tables, query, active));
+      }
+    }
+  }
+}
+
 TEST(ManyUnitsFewActive) {
   Random random(6);
   const Tables tables(&random, 200000, 1, 1 << 14);
