@@ -253,7 +253,10 @@ def active_matmul(
     is -1.
 
     Differentiable in `inputs`, `kernel` and `bias`. Variables get `tf.IndexedSlices`
-    with ascending rows, each of them once: those of the ids that are returned.
+    with ascending rows, each of them once: those of the ids that are returned. There is
+    no second-order gradient in the compiled op. It reads variables in place, also when
+    a gradient is computed: a variable must not change between the two, or the gradient
+    is that at its new value (`keras_lsh.ops.tensor_form` takes a copy instead).
 
     Args:
         inputs: float `[batch, input_dim]`.
