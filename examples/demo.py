@@ -348,11 +348,11 @@ def plot(results: list[Result], active: int, title: str, path: pathlib.Path) -> 
         title=f"The true top {active} neurons of a sample",
         xlabel="hidden layer",
         ylabel="found among the active ones (recall), %",
-        ylim=(0, 112),
+        ylim=(0, 125),  # room for the legend
         xticks=range(HIDDEN_LAYERS),
         xticklabels=range(1, HIDDEN_LAYERS + 1),
     )
-    recalls.legend()
+    recalls.legend(loc="upper center", ncols=2)
 
     bars = costs.bar(
         [result.network for result in results],
