@@ -308,6 +308,11 @@ void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
         for (int64_t tile = begin; tile < end; ++tile) {
           const int64_t first = groups.tiles[tile];
           const int64_t last = groups.tiles[tile + 1];
+          if (tile + 1 < end) {
+            for (int64_t g = last; g < groups.tiles[tile + 2]; ++g) {
+              Prefetch(products.Row(g), input_dim);
+            }
+          }
           if (last - first > 1 && shared.Merge(products, first, last)) {
             shared.Multiply(products, first);
           } else {

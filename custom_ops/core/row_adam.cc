@@ -35,6 +35,13 @@ Status RowAdam(const AdamOptions& options, const int32_t* rows,
     const float beta_2 = static_cast<float>(options.beta_2);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t row = rows[i];
+      if (i + 1 < end) {
+        const int64_t next = rows[i + 1];
+        Prefetch(state->variable + next * width, width);
+        Prefetch(state->momentum + next * width, width);
+        Prefetch(state->velocity + next * width, width);
+        __builtin_prefetch(state->last_step + next);
+      }
       const int64_t skipped =
           std::max<int64_t>(0, options.step - 1 - state->last_step[row]);
       step.momentum_decay = std::pow(beta_1, static_cast<float>(skipped));

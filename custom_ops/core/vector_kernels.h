@@ -45,6 +45,16 @@ struct VectorKernels {
                    float* variable, float* momentum, float* velocity);
 };
 
+// Asks for a row of n floats that is needed soon. Rows lie far apart in memory,
+// and the processor cannot guess the next one.
+inline void Prefetch(const float* row, int64_t n) {
+  constexpr int64_t kLine = 16;            // floats of a cache line
+  constexpr int64_t kEnough = 16 * kLine;  // the processor sees the rest coming
+  for (int64_t j = 0; j < (n < kEnough ? n : kEnough); j += kLine) {
+    __builtin_prefetch(row + j);
+  }
+}
+
 // The kernels of a level, which the processor must have.
 const VectorKernels& GetVectorKernels(SimdLevel level);
 
