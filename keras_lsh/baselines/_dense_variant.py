@@ -1,9 +1,10 @@
-"""What the baselines that have weights share with Dense, and checks of arguments."""
+"""What the baselines that have weights share with Dense."""
 
 from typing import Any
 
 import keras
-import numpy as np
+
+from keras_lsh._arguments import check_argument, is_integer
 
 
 class DenseVariant(keras.layers.Layer):
@@ -88,29 +89,3 @@ class DenseVariant(keras.layers.Layer):
             "use_bias": self.use_bias,
             **serialized,
         }
-
-
-def is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def is_float(value: Any) -> bool:
-    return isinstance(value, (float, np.floating))
-
-
-def is_finite(value: Any) -> bool:
-    """Whether the value is a real number, neither infinite nor NaN."""
-    return (is_integer(value) or is_float(value)) and bool(np.isfinite(value))
-
-
-def check_argument(name: str, value: Any, valid: bool, expected: str) -> None:
-    if not valid:
-        raise ValueError(
-            f"Received an invalid value for `{name}`, expected {expected}. "
-            f"Received: {name}={value}"
-        )
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    expected = "one of " + ", ".join(map(repr, choices))
-    check_argument(name, value, isinstance(value, str) and value in choices, expected)

@@ -6,13 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lsh.baselines._dense_variant import (
-    DenseVariant,
-    check_argument,
-    is_finite,
-    is_float,
-    is_integer,
-)
+from keras_lsh._arguments import check_argument, is_finite, is_float, is_integer
+from keras_lsh.baselines._dense_variant import DenseVariant
 
 # How far beta moves with a batch towards where it should be. It gets there in tens of
 # batches: soon enough to follow weights that learn, slow enough to average over small

@@ -6,12 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lsh.baselines._dense_variant import (
-    DenseVariant,
-    check_argument,
-    is_float,
-    is_integer,
-)
+from keras_lsh._arguments import check_argument, is_float, is_integer
+from keras_lsh.baselines._dense_variant import DenseVariant
 
 
 @keras.saving.register_keras_serializable(package="keras_lsh")

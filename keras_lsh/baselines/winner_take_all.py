@@ -5,12 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lsh.baselines._dense_variant import (
-    check_argument,
-    check_choice,
-    is_float,
-    is_integer,
-)
+from keras_lsh._arguments import check_argument, check_choice, is_float, is_integer
 
 SPARSITIES = ("lifetime", "population")
 INFERENCE_MODES = ("exact", "sparse")

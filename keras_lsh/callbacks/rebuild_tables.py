@@ -1,6 +1,5 @@
 """The callback that keeps hash tables fresh."""
 
-import math
 import time
 from typing import Any
 
@@ -8,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lsh._arguments import check_argument, is_finite, is_integer
 from keras_lsh.layers.finding import lsh_layers
 
 
@@ -36,19 +36,15 @@ class RebuildTables(keras.callbacks.Callback):
 
     def __init__(self, every: int = 10, growth: float = 1.0):
         super().__init__()
-        is_integer = isinstance(every, (int, np.integer)) and not isinstance(
-            every, bool
+        check_argument(
+            "every", every, is_integer(every) and every > 0, "a positive integer"
         )
-        if not is_integer or every < 1:
-            raise ValueError(
-                "Received an invalid value for `every`, expected a positive integer. "
-                f"Received: every={every}"
-            )
-        if not isinstance(growth, (int, float)) or not 1 <= growth < math.inf:
-            raise ValueError(
-                "Received an invalid value for `growth`, expected a number of at "
-                f"least 1. Received: growth={growth}"
-            )
+        check_argument(
+            "growth",
+            growth,
+            is_finite(growth) and growth >= 1,
+            "a number of at least 1",
+        )
         self.every = int(every)
         self.growth = float(growth)
         self.rebuilds = 0  # since training began

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lsh import ops
+from keras_lsh._arguments import check_argument, check_choice, is_integer
 from keras_lsh.hashing import HashFamily, KMeansCells
 from keras_lsh.layers import row_local
 from keras_lsh.selection import (
@@ -112,8 +113,8 @@ class LSHDense(keras.layers.Layer):
         inference: str = "sparse",
         **kwargs: Any,
     ):
-        _check_argument(
-            "units", units, _is_integer(units) and units > 0, "a positive integer"
+        check_argument(
+            "units", units, is_integer(units) and units > 0, "a positive integer"
         )
         super().__init__(activity_regularizer=activity_regularizer, **kwargs)
         if self.compute_dtype == "float64":
@@ -142,22 +143,22 @@ class LSHDense(keras.layers.Layer):
         self.active = active
         self.num_active = _count_active(active, self.units)
         self.hashing = KMeansCells() if hashing is None else hashing
-        _check_argument(
+        check_argument(
             "hashing",
             hashing,
             isinstance(self.hashing, HashFamily),
             "a hash family such as `keras_lsh.KMeansCells()`",
         )
-        _check_argument(
+        check_argument(
             "oversample",
             oversample,
             isinstance(oversample, (int, float)) and 1 <= oversample < math.inf,
             "a number of at least 1",
         )
         self.oversample = oversample
-        _check_choice("selection", selection, SELECTIONS)
+        check_choice("selection", selection, SELECTIONS)
         self.selection = selection
-        _check_choice("inference", inference, INFERENCE_MODES)
+        check_choice("inference", inference, INFERENCE_MODES)
         self.inference = inference
 
         self.input_spec = keras.layers.InputSpec(min_ndim=2)
@@ -457,26 +458,9 @@ def _transposed(initializer: Any) -> Any:
 
 def _count_active(active: Any, units: int) -> int:
     expected = f"a fraction in (0, 1] or a count from 1 to units={units}"
-    if _is_integer(active):
-        _check_argument("active", active, 1 <= active <= units, expected)
+    if is_integer(active):
+        check_argument("active", active, 1 <= active <= units, expected)
         return int(active)
     is_fraction = isinstance(active, (float, np.floating)) and 0 < float(active) <= 1
-    _check_argument("active", active, is_fraction, expected)
+    check_argument("active", active, is_fraction, expected)
     return max(1, round(float(active) * units))
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    expected = "one of " + ", ".join(map(repr, choices))
-    _check_argument(name, value, value in choices, expected)
-
-
-def _check_argument(name: str, value: Any, valid: bool, expected: str) -> None:
-    if not valid:
-        raise ValueError(
-            f"Received an invalid value for `{name}`, expected {expected}. "
-            f"Received: {name}={value}"
-        )
