@@ -82,8 +82,9 @@ demo: install  ## train Dense and LSHDense, compare, export [DATA= TFDS_DIR= QUI
 	  $(if $(TFDS_DIR),--tfds-dir "$(TFDS_DIR)") $(if $(filter-out 0,$(QUICK)),--quick)
 
 .PHONY: bench
-bench: install  ## step time of wide layers by their width, as JSON [ARGS="--steps 50"]
-	$(BIN)/python benchmarks/wide_layer_step.py $(ARGS)
+bench: install  ## every benchmark, as JSON rows
+	$(BIN)/python benchmarks/layer_step.py
+	$(BIN)/python benchmarks/wide_layer_step.py
 
 # ---- Tests -------------------------------------------------------------------------
 

@@ -334,7 +334,7 @@ void KeepLargest(const ActiveIds& ids, const float* values, int64_t keep,
         keys[s] = RankingKey(id[s], value[s]);
       }
       uint64_t smallest = 1;  // of what is kept; unused places have key 0
-      if (keep < ids.active) {
+      if (keep > 0 && keep < ids.active) {
         sorted = keys;
         std::nth_element(sorted.begin(), sorted.begin() + keep - 1,
                          sorted.end(), std::greater<uint64_t>());

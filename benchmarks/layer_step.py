@@ -1,0 +1,164 @@
+"""Is LSHDense faster than Dense, in training and in serving?
+
+    python benchmarks/layer_step.py --out rows.jsonl
+
+Per case, a network of hidden ReLU layers is trained with `model.fit`: with Dense and
+Keras' Adam (or SGD), and with LSHDense, LazyAdam (or SGD) and RebuildTables; and single
+samples are passed through it in a `tf.function`. Both networks take turns, so that what
+disturbs the one disturbs the other. One JSON row per case: the median time of a step
+and its quartiles over the rounds, for both, and the ratio of the medians.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import machine
+import numpy as np
+import tensorflow as tf
+
+import keras_lsh
+
+
+class Case(NamedTuple):
+    """A network, and how it is used."""
+
+    name: str
+    inputs: int
+    width: int
+    layers: int
+    active: float
+    batch: int
+    optimizer: str  # "adam", "sgd" or "none": inference
+
+
+CASES = [
+    Case("three layers of 1000", 784, 1000, 3, 0.05, 128, "adam"),
+    Case("three layers of 1000", 784, 1000, 3, 0.05, 128, "sgd"),
+    Case("two layers of 4096", 4096, 4096, 2, 0.05, 128, "adam"),
+    Case("two layers of 4096", 4096, 4096, 2, 0.05, 8, "adam"),
+    Case("one layer of 4096", 4096, 4096, 1, 0.05, 1, "none"),
+]
+CLASSES = 10
+
+
+def make_model(case: Case, sparse: bool) -> keras.Model:
+    keras.utils.set_random_seed(0)
+
+    def hidden() -> keras.layers.Layer:
+        if sparse:
+            return keras_lsh.LSHDense(case.width, activation="relu", active=case.active)
+        return keras.layers.Dense(case.width, activation="relu")
+
+    outputs = [] if case.optimizer == "none" else [keras.layers.Dense(CLASSES)]
+    model = keras.Sequential(
+        [keras.Input((case.inputs,)), *(hidden() for _ in range(case.layers)), *outputs]
+    )
+    if outputs:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        adam = keras_lsh.LazyAdam if sparse else keras.optimizers.Adam
+        sgd = keras.optimizers.SGD(0.01)
+        model.compile(sgd if case.optimizer == "sgd" else adam(1e-3), loss)
+    return model
+
+
+def training(case: Case, sparse: bool, steps: int) -> Callable[[], float]:
+    """A function that trains for some steps and returns milliseconds per step."""
+    model = make_model(case, sparse)
+    rng = np.random.default_rng(0)
+    # Inputs near a subspace, as those of real layers are.
+    factors = rng.normal(size=(case.batch * steps, 30)) @ rng.normal(
+        size=(30, case.inputs)
+    )
+    noise = rng.normal(size=factors.shape)
+    x = ((factors + noise) / np.sqrt(31)).astype("float32")
+    y = rng.integers(0, CLASSES, len(x))
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(case.batch).cache()
+    callbacks = [keras_lsh.RebuildTables()] if sparse else []
+
+    def run() -> float:
+        watch = Watch()
+        model.fit(data, verbose=0, callbacks=[*callbacks, watch])
+        return watch.milliseconds_per_step
+
+    return run
+
+
+class Watch(keras.callbacks.Callback):
+    """The time of the steps after the first, rebuilds of tables included."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        now = time.perf_counter()
+        if batch == 0:
+            self.start = now
+        else:
+            self.milliseconds_per_step = 1000 * (now - self.start) / batch
+
+
+def inference(case: Case, sparse: bool, steps: int) -> Callable[[], float]:
+    """A function that passes batches through and returns milliseconds per batch."""
+    model = make_model(case, sparse)
+    x = tf.random.stateless_normal([case.batch, case.inputs], [0, 1])
+    if sparse:  # let the layer see inputs, as training would
+        seen = tf.random.stateless_normal([512, case.inputs], [0, 2])
+        for layer in model.layers:
+            layer(seen, training=True)
+            layer.rebuild_tables()
+            seen = layer(seen)
+    function = tf.function(lambda inputs: model(inputs, training=False))
+    function(x)
+
+    def run() -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            function(x)
+        return 1000 * (time.perf_counter() - start) / steps
+
+    return run
+
+
+def measure(case: Case, rounds: int, steps: int) -> dict[str, Any]:
+    make = inference if case.optimizer == "none" else training
+    runs = {"lsh": make(case, True, steps), "dense": make(case, False, steps)}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(rounds + 1):
+        for name, run in runs.items():
+            milliseconds = run()
+            if round_ > 0:  # the first one traces and compiles
+                times[name].append(milliseconds)
+    row: dict[str, Any] = {"benchmark": "layer_step", **case._asdict()}
+    for name, values in times.items():
+        quartiles = np.percentile(values, [25, 50, 75])
+        row[f"{name}_ms"] = round(float(quartiles[1]), 3)
+        row[f"{name}_quartiles_ms"] = [round(float(q), 3) for q in quartiles[[0, 2]]]
+    row["times_as_fast"] = round(row["dense_ms"] / row["lsh_ms"], 2)
+    return row | {"rounds": rounds, "steps": steps} | machine.facts(seed=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=40, help="steps a round")
+    parser.add_argument(
+        "--quick", action="store_true", help="the smallest case, briefly"
+    )
+    parser.add_argument("--out", help="file for the rows, besides stdout")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.steps = 2, 10
+    rows = []
+    for case in CASES[:1] if options.quick else CASES:
+        rows.append(json.dumps(measure(case, options.rounds, options.steps)))
+        print(rows[-1], flush=True)
+    if options.out:
+        with open(options.out, "w") as file:
+            file.write("\n".join(rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
