@@ -9,17 +9,29 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from keras_lsh.datasets.deforming import deform
 from keras_lsh.datasets.drawing import draw_convex, draw_rectangles
-from keras_lsh.datasets.loading import load
+from keras_lsh.datasets.loading import deformed_mnist, load
 
 if TYPE_CHECKING:
     from keras_lsh.datasets.convex import Convex
+    from keras_lsh.datasets.mnist8m import MNIST8M
     from keras_lsh.datasets.rectangles import Rectangles
 
-__all__ = ["Convex", "Rectangles", "draw_convex", "draw_rectangles", "load"]
+__all__ = [
+    "MNIST8M",
+    "Convex",
+    "Rectangles",
+    "deform",
+    "deformed_mnist",
+    "draw_convex",
+    "draw_rectangles",
+    "load",
+]
 
 _LAZY = {
     "Convex": "keras_lsh.datasets.convex",
+    "MNIST8M": "keras_lsh.datasets.mnist8m",
     "Rectangles": "keras_lsh.datasets.rectangles",
 }
 
