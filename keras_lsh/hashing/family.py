@@ -4,7 +4,6 @@ import abc
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -128,19 +127,16 @@ class HashFamily(Config, abc.ABC):
     def multiplications(self, input_dim: int) -> int:
         """Multiplications that hashing one vector of `input_dim` elements takes."""
 
+    def observe_multiplications(self, input_dim: int, batch: int) -> int:
+        """Multiplications that one `observe` of `batch` inputs takes."""
+        del input_dim, batch
+        return 0
+
     def refresh_multiplications(self, input_dim: int, units: int) -> int:
         """Multiplications that `refresh` and hashing all neurons take."""
         return units * self.multiplications(input_dim)
 
 
-def get_family(identifier: Any) -> HashFamily:
-    """A hash family from itself or from its serialised form."""
-    family = identifier
-    if isinstance(identifier, dict):
-        family = keras.saving.deserialize_keras_object(identifier)
-    if not isinstance(family, HashFamily):
-        raise ValueError(
-            "Received an invalid value for `hashing`, expected a `HashFamily`, such as "
-            f"`SimHash(bits=6, tables=5, probes=10)`. Received: hashing={identifier}"
-        )
-    return family
+def as_float(name: str, state: State) -> tf.Tensor:
+    """An entry of the state as a float32 tensor."""
+    return tf.cast(tf.convert_to_tensor(state[name]), tf.float32)

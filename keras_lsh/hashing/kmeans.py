@@ -7,30 +7,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lsh.hashing import subspace
 from keras_lsh.hashing._config import integer
-from keras_lsh.hashing.family import HashFamily, State
+from keras_lsh.hashing.family import HashFamily, State, as_float
 
 MAX_CELLS = 2**20  # of a table
 MAX_PROBES = 32767  # of an input, in all tables together
 
-# Inputs of a training step that are looked at: their moments are averaged over many.
-_ROWS = 32
-
-# After so many rows, averages begin to forget. Enough for `rank` directions, and few
-# enough to follow the inputs of a layer behind others that learn.
-_WINDOW = 2048.0
-
-# Steps of the subspace iteration and of Lloyd's algorithm in a refresh without inputs:
-# a layer that is used as it was converted should be of use.
+# Steps of Lloyd's algorithm in a refresh without inputs: a layer that is used as it was
+# converted should be of use.
 _FIRST_STEPS = 4
-
-# Inputs beyond this size are no data. Their squares can still be summed in float32, and
-# so can those of coordinates up to the other limit.
-_LARGEST_INPUT = 1e15
-_LARGEST_COORDINATE = 1e17
-
-# Directions whose variance is this small beside the largest are rounding errors.
-_SMALLEST_VARIANCE = 1e-6
 
 
 @keras.saving.register_keras_serializable("keras_lsh")
@@ -142,72 +128,33 @@ class KMeansCells(HashFamily):
     def initial_state(self, input_dim: int, units: int) -> dict[str, np.ndarray]:
         """The state of a new layer.
 
-        - `center` `[input_dim]`, `basis` `[input_dim, rank]` and `scales` `[rank]`: the
-          mean of the inputs, their principal directions, and their standard deviations
-          along these (0: a direction not to look at);
+        - the statistics of the inputs (see `subspace.initial_state`);
         - `centroids` `[tables, cells, rank + 1]`, in the coordinates of neurons;
-        - `members` `[units, tables]`: the cell of each neuron; -1: none yet;
-        - `mean` `[input_dim]`, `moments` `[input_dim, rank]` and `count` `[]`: averages
-          of `x - center` and of `(x - center) (x - center)' basis` over the inputs seen
-          in training, and the number of these (as far as they are remembered).
+        - `members` `[units, tables]`: the cell of each neuron; -1: none yet.
         """
         family = self.for_layer(input_dim, units)
         cells, rank = family.buckets, family.rank
         generator = np.random.default_rng(self.seed)
-        basis = generator.standard_normal([input_dim, rank], np.float32)
+        statistics = subspace.initial_state(input_dim, rank, generator)
         # The first centroids are neurons, different ones for each table.
         members = np.full([units, self.tables], -1, np.int32)
         for table in range(self.tables):
             first = generator.permutation(units)[:cells]
             members[first, table] = np.arange(cells)
         return {
-            "center": np.zeros([input_dim], np.float32),
-            "basis": basis / np.float32(math.sqrt(input_dim)),
-            "scales": np.ones([rank], np.float32),
+            **statistics,
             "centroids": np.zeros([self.tables, cells, rank + 1], np.float32),
             "members": members,
-            "mean": np.zeros([input_dim], np.float32),
-            "moments": np.zeros([input_dim, rank], np.float32),
-            "count": np.zeros([], np.float32),
         }
 
     def observe(self, inputs: tf.Tensor, state: State) -> dict[str, tf.Tensor]:
         """Updates `mean` and `moments` with some of the inputs, evenly spaced."""
-        count = _float("count", state)
-        inputs = tf.cast(inputs, tf.float32)
-        batch = tf.shape(inputs)[0]
-        stride = tf.maximum((batch + _ROWS - 1) // _ROWS, 1)
-        inputs = tf.gather(inputs, tf.range(0, batch, stride))
-        # Not so for NaN either.
-        usable = tf.reduce_all(tf.abs(inputs) < _LARGEST_INPUT, axis=-1, keepdims=True)
-        inputs = tf.where(usable, inputs - _float("center", state), 0.0)
-        new = tf.reduce_sum(tf.cast(usable, tf.float32))
-        weight = tf.math.divide_no_nan(new, count + new)
-        share = tf.math.divide_no_nan(1.0, count + new)  # of a row
-        moments = tf.matmul(
-            inputs, share * tf.matmul(inputs, _float("basis", state)), transpose_a=True
-        )
-        mean = share * tf.reduce_sum(inputs, axis=0)
-        return {
-            "mean": (1.0 - weight) * _float("mean", state) + mean,
-            "moments": (1.0 - weight) * _float("moments", state) + moments,
-            "count": tf.minimum(count + new, _WINDOW),
-        }
+        return subspace.observe(inputs, state)
 
     def refresh(self, kernel: Any, bias: Any, state: State) -> dict[str, tf.Tensor]:
         """Follows the inputs with the coordinates, and the neurons with the cells."""
-        kernel = tf.cast(tf.convert_to_tensor(kernel), tf.float32)
-        names = "center", "basis", "scales", "moments"
-        values = tf.cond(
-            _float("count", state) > 0.0,
-            lambda: self._directions_of_inputs(state),
-            lambda: self._directions_of_neurons(kernel, state),
-        )
-        changes = dict(zip(names, values, strict=True))
-        for name in names:
-            changes[name].set_shape(state[name].shape)
-        changes["mean"] = tf.zeros_like(_float("mean", state))
-        neurons = _neuron_coordinates(kernel, bias, {**state, **changes})
+        changes = subspace.refresh(kernel, state)
+        neurons = subspace.neuron_coordinates(kernel, bias, {**state, **changes})
         members = tf.convert_to_tensor(state["members"])
         shape = state["centroids"].shape
 
@@ -217,24 +164,22 @@ class KMeansCells(HashFamily):
                 result = _nearest(neurons, _centroids(neurons, result, shape))
             return result
 
-        members = tf.cond(_float("count", state) > 0.0, lambda: members, settled)
+        members = tf.cond(as_float("count", state) > 0.0, lambda: members, settled)
         changes["centroids"] = _centroids(neurons, members, shape)
         changes["members"] = _nearest(neurons, changes["centroids"])
         return changes
 
     def neuron_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
-        neurons = _neuron_coordinates(kernel, bias, state)
-        return _nearest(neurons, _float("centroids", state))
+        neurons = subspace.neuron_coordinates(kernel, bias, state)
+        return _nearest(neurons, as_float("centroids", state))
 
     def input_probes(
         self, inputs: tf.Tensor, state: State
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        centroids = _float("centroids", state)
-        scales, tables = _float("scales", state), centroids.shape[0]
+        centroids = as_float("centroids", state)
+        tables = centroids.shape[0]
         centroids = tf.reshape(centroids, [-1, centroids.shape[-1]])
-        inputs = tf.cast(inputs, tf.float32) - _float("center", state)
-        inputs = tf.matmul(inputs, _float("basis", state))
-        inputs = _limited(tf.math.divide_no_nan(inputs, scales))
+        inputs = subspace.input_coordinates(inputs, state)
         worth = tf.matmul(inputs, centroids[:, :-1], transpose_b=True)
         worth += centroids[:, -1]
         cells = centroids.shape[0]
@@ -253,10 +198,15 @@ class KMeansCells(HashFamily):
         rank = min(self.rank, input_dim)
         return (input_dim + self.tables * self.buckets) * rank
 
+    def observe_multiplications(self, input_dim: int, batch: int) -> int:
+        rank = min(self.rank, input_dim)
+        return subspace.observe_multiplications(input_dim, rank, batch)
+
     def refresh_multiplications(self, input_dim: int, units: int) -> int:
         """Those of the neurons' coordinates and distances, and of the directions."""
         rank = min(self.rank, input_dim)
-        return units * self.multiplications(input_dim) + 3 * input_dim * rank**2
+        hashing = units * self.multiplications(input_dim)
+        return hashing + subspace.refresh_multiplications(input_dim, rank)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -266,75 +216,6 @@ class KMeansCells(HashFamily):
             "rank": self.rank,
             "seed": self.seed,
         }
-
-    def _directions_of_inputs(self, state: State) -> tuple[tf.Tensor, ...]:
-        """`center`, `basis`, `scales` and `moments` that follow the inputs."""
-        old, mean = _float("basis", state), _float("mean", state)
-        covered = tf.linalg.matvec(old, mean, transpose_a=True)
-        moments = _float("moments", state) - mean[:, tf.newaxis] * covered
-        basis, variances = _principal_directions(old, moments)
-        used = variances > 0.0
-        basis = tf.where(used, basis, old)
-        # What the directions say of the covariance is all that is remembered of it.
-        products = tf.matmul(basis, basis, transpose_a=True)
-        moments = tf.matmul(basis * variances, products)
-        return _float("center", state) + mean, basis, tf.sqrt(variances), moments
-
-    def _directions_of_neurons(
-        self, kernel: tf.Tensor, state: State
-    ) -> tuple[tf.Tensor, ...]:
-        """The same as far as it can be told without inputs."""
-        basis, scales = _float("basis", state), _float("scales", state)
-        neurons = tf.where(tf.abs(kernel) < _LARGEST_INPUT, kernel, 0.0)
-        for _ in range(_FIRST_STEPS):
-            moments = tf.matmul(neurons, tf.matmul(neurons, basis), transpose_a=True)
-            found, variances = _principal_directions(basis, moments / kernel.shape[0])
-            used = variances > 0.0
-            basis, scales = tf.where(used, found, basis), tf.cast(used, tf.float32)
-        return _float("center", state), basis, scales, _float("moments", state)
-
-
-def _principal_directions(
-    basis: tf.Tensor, moments: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Eigenvectors and eigenvalues of what is known of a covariance matrix.
-
-    The matrix `C` is known by `moments = C basis`, and approximated by
-    `moments (basis' moments)^-1 moments'` (Nyström).
-
-    Args:
-        basis: `[input_dim, rank]`.
-        moments: The same shape.
-
-    Returns:
-        Eigenvectors, the same shape, and eigenvalues `[rank]`; 0 where it is as good as
-        0 or not known, with an undefined vector.
-    """
-    # Wide in the middle only: two small matrices in double precision.
-    basis, moments = tf.cast(basis, tf.float64), tf.cast(moments, tf.float64)
-    inner = tf.matmul(basis, moments, transpose_a=True)
-    squares = tf.matmul(moments, moments, transpose_a=True)
-    values, vectors = tf.linalg.eigh((inner + tf.transpose(inner)) / 2.0)
-    least = _SMALLEST_VARIANCE * values[-1]
-    whiten = vectors * tf.where(values > least, tf.math.rsqrt(values), 0.0)
-    product = tf.matmul(whiten, tf.matmul(squares, whiten), transpose_a=True)
-    values, vectors = tf.linalg.eigh((product + tf.transpose(product)) / 2.0)
-    used = values > _SMALLEST_VARIANCE * values[-1]
-    normalize = tf.where(used, tf.math.rsqrt(values), 0.0)
-    rotation = tf.matmul(whiten, vectors * normalize)
-    vectors = tf.matmul(tf.cast(moments, tf.float32), tf.cast(rotation, tf.float32))
-    return vectors, tf.cast(tf.where(used, values, 0.0), tf.float32)
-
-
-def _neuron_coordinates(kernel: Any, bias: Any, state: State) -> tf.Tensor:
-    """float32 `[n, rank + 1]`, finite whatever the weights are."""
-    kernel = tf.cast(tf.convert_to_tensor(kernel), tf.float32)
-    directions = _float("basis", state) * _float("scales", state)
-    last = tf.linalg.matvec(kernel, _float("center", state))
-    if bias is not None:
-        last += tf.cast(tf.convert_to_tensor(bias), tf.float32)
-    neurons = tf.matmul(kernel, directions)
-    return _limited(tf.concat([neurons, last[:, tf.newaxis]], axis=1))
 
 
 def _centroids(neurons: tf.Tensor, members: tf.Tensor, shape: Any) -> tf.Tensor:
@@ -377,13 +258,3 @@ def _nearest(neurons: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:
     )
     distances = tf.reshape(distances, [-1, tables, cells])
     return tf.argmin(distances, axis=-1, output_type=tf.int32)
-
-
-def _limited(coordinates: tf.Tensor) -> tf.Tensor:
-    """Without NaN, and small enough for sums of products to be finite."""
-    coordinates = tf.where(tf.math.is_nan(coordinates), 0.0, coordinates)
-    return tf.clip_by_value(coordinates, -_LARGEST_COORDINATE, _LARGEST_COORDINATE)
-
-
-def _float(name: str, state: State) -> tf.Tensor:
-    return tf.cast(tf.convert_to_tensor(state[name]), tf.float32)

@@ -248,13 +248,31 @@ class LSHDense(keras.layers.Layer):
             Scalars that describe the rebuild: with hash tables `codes_changed`, the
             share of neurons that have a new code in some table.
         """
-        if not self.built:
-            raise ValueError(
-                f"Layer {self.name!r} has no weights to hash yet. Build it first, by "
-                "calling it on data or with `layer.build(input_shape)`."
-            )
+        self._check_has_weights()
         self._tables_are_kept_fresh = True
         return self._refresh()
+
+    def codes_drift(self, ids: Any) -> tf.Tensor:
+        """The share of codes in the hash tables that the weights have left behind.
+
+        Hashes some neurons as they are now, with the hash functions that the tables
+        were built with, and compares. It reads the rows of these neurons and no others,
+        so it costs little beside `rebuild_tables`, however large the layer; the
+        callback `RebuildTables(drift=...)` decides by it. May be called in a
+        `tf.function`.
+
+        Args:
+            ids: int32 `[n]`, the neurons to look at, in `[0, units)`.
+
+        Returns:
+            float32 scalar from 0 to 1, over these neurons and all tables. 0 just after
+            a rebuild, without neurons to look at, and where `selection` is not
+            `"lsh"`.
+        """
+        self._check_has_weights()
+        return self._selector.drift(
+            self.kernel, self.bias, tf.convert_to_tensor(ids, tf.int32)
+        )
 
     def multiplications(self) -> dict[str, int]:
         """Multiplications for one sample at inference, and for one rebuild.
@@ -266,7 +284,7 @@ class LSHDense(keras.layers.Layer):
         """
         input_dim = self.kernel.shape[1]
         selection = self._selector.multiplications(input_dim)
-        products = self._num_candidates * input_dim
+        products = self.num_candidates * input_dim
         return {
             "selection": selection,
             "products": products,
@@ -315,7 +333,14 @@ class LSHDense(keras.layers.Layer):
         return cls(**config)
 
     @property
-    def _num_candidates(self) -> int:
+    def selector(self) -> Selector:
+        """Who chooses the candidates; for looking into, as diagnostics do."""
+        self._check_has_weights()
+        return self._selector
+
+    @property
+    def num_candidates(self) -> int:
+        """Neurons per sample whose products are computed, to keep `num_active`."""
         if not self._selector.ranks_approximately:
             return self.num_active
         return min(self.units, math.ceil(self.num_active * self.oversample))
@@ -374,9 +399,9 @@ class LSHDense(keras.layers.Layer):
     def _active_values(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Pre-activations `[samples, num_active]` and the neurons they belong to."""
         candidates = self._selector.select(
-            tf.stop_gradient(x), self.kernel, self.bias, self._num_candidates
+            tf.stop_gradient(x), self.kernel, self.bias, self.num_candidates
         )
-        keep = self.num_active if self.num_active < self._num_candidates else None
+        keep = self.num_active if self.num_active < self.num_candidates else None
         return ops.active_matmul(
             *(x, self.kernel, self.bias, candidates, keep),
             neuron_keys=self._selector.neuron_keys,
@@ -422,6 +447,13 @@ class LSHDense(keras.layers.Layer):
         places = tf.cast(tf.searchsorted(rows, tf.reshape(ids, [-1])), tf.int32)
         values, _ = ops.active_matmul(x, *weights, tf.reshape(places, tf.shape(ids)))
         return values, ids
+
+    def _check_has_weights(self) -> None:
+        if not self.built:
+            raise ValueError(
+                f"Layer {self.name!r} has no weights to hash yet. Build it first, by "
+                "calling it on data or with `layer.build(input_shape)`."
+            )
 
     def _refresh(self) -> dict[str, tf.Tensor]:
         for weight, constraint in (

@@ -15,10 +15,13 @@ class ExactSelector(Selector):
 
     def select(self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int) -> Any:
         """The `count` largest of `kernel @ inputs + bias`, ties to the smaller id."""
-        products = tf.matmul(inputs, tf.convert_to_tensor(kernel), transpose_b=True)
-        if bias is not None:
-            products += tf.convert_to_tensor(bias)
+        products = self.scores(inputs, kernel, bias)
         return tf.sort(tf.math.top_k(products, count).indices, axis=-1)
+
+    def scores(self, inputs: tf.Tensor, kernel: Any, bias: Any) -> tf.Tensor:
+        """The products themselves."""
+        products = tf.matmul(inputs, tf.convert_to_tensor(kernel), transpose_b=True)
+        return products if bias is None else products + tf.convert_to_tensor(bias)
 
     def multiplications(self, input_dim: int) -> int:
         return self.units * input_dim

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -62,6 +63,39 @@ class LSHSelector(Selector):
             count,
         )
 
+    def scores(self, inputs: tf.Tensor, kernel: Any, bias: Any) -> tf.Tensor:
+        """int32: the summed weights of the probed buckets that hold a neuron."""
+        del kernel, bias
+        buckets, weights = self.hashing.input_probes(inputs, self.state)
+        batch = tf.shape(buckets)[0]
+        # Most buckets of many small ones are empty: room for those in use only.
+        first = tf.range(self.hashing.tables) * self.hashing.buckets
+        codes = tf.convert_to_tensor(self.codes) + first
+        used = tf.sort(tf.unique(tf.reshape(codes, [-1]))[0])
+        places = tf.searchsorted(used, tf.reshape(buckets, [-1]))
+        places = tf.reshape(places, tf.shape(buckets))
+        places = tf.minimum(places, tf.size(used) - 1)
+        weights = tf.where(tf.gather(used, places) == buckets, weights, 0)
+        samples = tf.broadcast_to(tf.range(batch)[:, tf.newaxis], tf.shape(places))
+        worth = tf.scatter_nd(
+            tf.stack([samples, places], axis=-1), weights, [batch, tf.size(used)]
+        )
+        scores = tf.zeros([batch, self.units], tf.int32)
+        for table in range(self.hashing.tables):
+            place = tf.searchsorted(used, codes[:, table])
+            scores += tf.gather(worth, place, axis=1)
+        return scores
+
+    def entries_read(self, inputs: tf.Tensor) -> tf.Tensor:
+        """int32 `[batch]`: the entries of the probed buckets.
+
+        Fewer are read where one table's weightiest buckets hold enough neurons.
+        """
+        buckets, _ = self.hashing.input_probes(inputs, self.state)
+        offsets = tf.convert_to_tensor(self.offsets)
+        sizes = tf.reshape(offsets[:, 1:] - offsets[:, :-1], [-1])
+        return tf.reduce_sum(tf.gather(sizes, buckets), axis=-1)
+
     def observe(self, inputs: tf.Tensor) -> None:
         for name, value in self.hashing.observe(inputs, self.state).items():
             self.state[name].assign(value)
@@ -87,8 +121,34 @@ class LSHSelector(Selector):
         self.table_ids.assign(table_ids)
         return {"codes_changed": tf.reduce_mean(tf.cast(moved, tf.float32))}
 
+    def drift(self, kernel: Any, bias: Any, ids: tf.Tensor) -> tf.Tensor:
+        """The share of the codes, over these neurons and all tables, that are stale.
+
+        The neurons are hashed with the functions that the tables were built with, so
+        what the inputs have taught since then does not count, only the weights.
+        """
+        bias = None if bias is None else _rows(bias, ids)
+        codes = self.hashing.neuron_codes(_rows(kernel, ids), bias, self.state)
+        stale = tf.cast(codes != _rows(self.codes, ids), tf.float32)
+        return tf.math.divide_no_nan(
+            tf.reduce_sum(stale), tf.cast(tf.size(stale), tf.float32)
+        )
+
     def multiplications(self, input_dim: int) -> int:
         return self.hashing.multiplications(input_dim)
 
+    def observe_multiplications(self, input_dim: int, batch: int) -> int:
+        return self.hashing.observe_multiplications(input_dim, batch)
+
     def refresh_multiplications(self, input_dim: int) -> int:
         return self.hashing.refresh_multiplications(input_dim, self.units)
+
+
+def _rows(weight: Any, ids: tf.Tensor) -> tf.Tensor:
+    """Some rows of a weight, and of a variable no others.
+
+    A variable that has had a sparse update is copied whole when it is read whole.
+    """
+    if isinstance(weight, keras.Variable):
+        weight = weight.value
+    return tf.gather(weight, ids)

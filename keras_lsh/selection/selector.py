@@ -48,6 +48,26 @@ class Selector(abc.ABC):
             int32 `[batch, count]`, ascending within a sample.
         """
 
+    def scores(self, inputs: tf.Tensor, kernel: Any, bias: Any) -> tf.Tensor:
+        """What `select` goes by: it prefers neurons of a larger score.
+
+        For all neurons, so no cheaper than a dense layer: for diagnostics.
+
+        Args:
+            inputs: float32 `[batch, input_dim]`.
+            kernel: The layer's kernel, `[units, input_dim]`.
+            bias: The layer's bias, `[units]`, or None.
+
+        Returns:
+            `[batch, units]`; all 0 if nothing is known of the neurons.
+        """
+        del kernel, bias
+        return tf.zeros([tf.shape(inputs)[0], self.units], tf.int32)
+
+    def entries_read(self, inputs: tf.Tensor) -> tf.Tensor:
+        """int32 `[batch]`: how many entries of tables are read to choose, at most."""
+        return tf.zeros([tf.shape(inputs)[0]], tf.int32)
+
     def observe(self, inputs: tf.Tensor) -> None:
         """Sees the inputs `[batch, input_dim]` of a training step."""
         del inputs
@@ -61,9 +81,29 @@ class Selector(abc.ABC):
         del kernel, bias
         return {}
 
+    def drift(self, kernel: Any, bias: Any, ids: tf.Tensor) -> tf.Tensor:
+        """How far the weights have moved from what the last `refresh` saw.
+
+        Args:
+            kernel: The layer's kernel, `[units, input_dim]`.
+            bias: The layer's bias, `[units]`, or None.
+            ids: int32 `[n]`, the neurons to look at; only their rows are read.
+
+        Returns:
+            float32 scalar from 0 to 1: the share of what `refresh` notes of these
+            neurons that it would note differently now; 0 if there are none.
+        """
+        del kernel, bias, ids
+        return tf.zeros([])
+
     @abc.abstractmethod
     def multiplications(self, input_dim: int) -> int:
         """Multiplications that choosing for one sample takes."""
+
+    def observe_multiplications(self, input_dim: int, batch: int) -> int:
+        """Multiplications that one `observe` of `batch` inputs takes."""
+        del input_dim, batch
+        return 0
 
     def refresh_multiplications(self, input_dim: int) -> int:
         """Multiplications that one refresh takes."""

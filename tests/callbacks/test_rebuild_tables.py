@@ -6,14 +6,17 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_lsh
+from keras_lsh.callbacks.rebuild_tables import _sample
 
 INPUT_DIM, UNITS = 12, 40
 
 
-def make_model(**arguments):
-    hashing = keras_lsh.SimHash()  # its codes follow the weights and nothing else
+def make_model(learning_rate=1e-2, hashing=None, **arguments):
+    # SimHash: its codes follow the weights and nothing else.
+    hashing = hashing or keras_lsh.SimHash()
     model = keras.Sequential(
         [
             keras.Input((INPUT_DIM,)),
@@ -21,7 +24,7 @@ def make_model(**arguments):
             keras_lsh.LSHDense(UNITS, active=0.2, hashing=hashing, name="second"),
         ]
     )
-    model.compile(keras_lsh.LazyAdam(1e-2), "mse", **arguments)
+    model.compile(keras_lsh.LazyAdam(learning_rate), "mse", **arguments)
     return model
 
 
@@ -43,11 +46,17 @@ class Rebuilds(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.steps, self.seen = [], self.callback.rebuilds
+        self.by_layer, self.seen_by_layer = {}, list(self.callback._rebuilds)
 
     def on_train_batch_end(self, batch, logs=None):
+        step = int(self.model.optimizer.iterations.numpy())
         if self.callback.rebuilds > self.seen:
             self.seen = self.callback.rebuilds
-            self.steps.append(int(self.model.optimizer.iterations.numpy()))
+            self.steps.append(step)
+        for layer, count in enumerate(self.callback._rebuilds):
+            if count > self.seen_by_layer[layer]:
+                self.seen_by_layer[layer] = count
+                self.by_layer.setdefault(layer, []).append(step)
 
 
 def rebuild_steps(model, epochs=1, **arguments):
@@ -95,6 +104,9 @@ def test_tables_are_right_when_training_ends():
 
 def test_reports_in_logs():
     history = fit(make_model(), [keras_lsh.RebuildTables(every=5)], epochs=2).history
+    assert set(history) == {
+        *("loss", "lsh/rebuilds", "lsh/rebuild_ms", "lsh/codes_changed")
+    }
     assert history["lsh/rebuilds"] == [7, 11]
     assert all(ms > 0 for ms in history["lsh/rebuild_ms"])
     assert all(0 < share <= 1 for share in history["lsh/codes_changed"])
@@ -130,12 +142,129 @@ def test_finds_layers_of_nested_models():
     assert fit(model, [keras_lsh.RebuildTables()]).history["lsh/rebuilds"] == [6]
 
 
+class TestDrift:
+    """Rebuilding the layers whose codes have moved."""
+
+    def test_0_rebuilds_at_every_look(self):
+        steps = rebuild_steps(make_model(), every=3, drift=0)
+        assert steps == [1, 2, 3, 6, 9, 12, 15, 18]
+
+    @pytest.mark.parametrize("hashing", [None, keras_lsh.KMeansCells(cells=8)])
+    def test_weights_that_do_not_move_leave_the_early_rebuilds(self, hashing):
+        # Whatever the inputs may teach in between.
+        model = make_model(learning_rate=0.0, hashing=hashing)
+        assert rebuild_steps(model, every=1, drift=1e-6) == [1, 2, 4, 8, 16]
+
+    def test_weights_that_move_a_lot_rebuild_at_every_look(self):
+        model = make_model(learning_rate=0.5, hashing=keras_lsh.KMeansCells(cells=8))
+        steps = rebuild_steps(model, every=5, drift=0.02)
+        assert steps == [1, 2, 4, 5, 10, 15, 20]
+
+    def test_a_larger_share_means_fewer_rebuilds(self):
+        model = make_model()
+        counts = [
+            len(rebuild_steps(model, every=1, drift=drift)) for drift in (0.05, 0.3)
+        ]
+        assert 20 > counts[0] > counts[1]
+        # Right when training ends, none the less.
+        for layer in model.layers:
+            assert float(layer.rebuild_tables()["codes_changed"]) == 0
+
+    def test_only_the_layer_that_moved_is_rebuilt(self):
+        class Negate(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                if self.model.optimizer.iterations == 11:
+                    kernel = self.model.get_layer("second").kernel
+                    kernel.assign(-kernel)
+
+        callback = keras_lsh.RebuildTables(every=4, drift=0.5)
+        notes = Rebuilds(callback)
+        model = make_model(learning_rate=0.0)
+        history = fit(model, [Negate(), callback, notes], epochs=2).history
+        first, second = [1, 2, 4, 8, 16, 32], [1, 2, 4, 8, 12, 24]
+        assert notes.by_layer == {0: first, 1: second}
+        # Both were also rebuilt when training began and, after this, when it ended.
+        assert history["lsh/rebuilds"] == [1 + 5, 1 + 6]
+        # Looks after steps 4, 8, 12, 16, 20; all codes of one layer at one of them.
+        assert history["lsh/drift"] == pytest.approx([1 / 5 / 2, 0])
+
+    def test_steps_per_execution(self):
+        model = make_model(steps_per_execution=5)
+        assert rebuild_steps(model, every=10, drift=0.0) == [5, 10, 20]
+
+
+class TestCodesDrift:
+    """LSHDense.codes_drift, which RebuildTables decides by."""
+
+    def make_layer(self, **arguments):
+        arguments = {"hashing": keras_lsh.SimHash()} | arguments
+        layer = keras_lsh.LSHDense(UNITS, active=0.2, **arguments)
+        layer.build((None, INPUT_DIM))
+        return layer
+
+    def test_neurons_that_turned_round(self):
+        layer = self.make_layer(use_bias=False)
+        assert float(layer.codes_drift(range(UNITS))) == 0
+        # By a sparse update, as in training.
+        rows = tf.gather(layer.kernel.value, [3, 5, 7])
+        layer.kernel.value.scatter_sub(tf.IndexedSlices(2 * rows, [3, 5, 7]))
+        assert float(layer.codes_drift(range(UNITS))) == pytest.approx(3 / UNITS)
+        assert float(layer.codes_drift([7, 0, 3, 1])) == 0.5
+        assert float(layer.codes_drift([0, 1, 2])) == 0
+        assert float(layer.codes_drift(np.zeros([0], np.int32))) == 0
+        layer.rebuild_tables()
+        assert float(layer.codes_drift(range(UNITS))) == 0
+
+    @pytest.mark.parametrize(
+        "hashing",
+        [
+            keras_lsh.SimHash(transform="simple_lsh"),
+            keras_lsh.KMeansCells(cells=8, tables=2),
+        ],
+    )
+    def test_is_the_share_of_codes_that_hashing_all_would_change(self, hashing):
+        layer = self.make_layer(hashing=hashing)
+        rng = np.random.default_rng(0)
+        layer.kernel.assign_add(0.05 * rng.normal(size=layer.kernel.shape))
+        layer.bias.assign_add(0.05 * rng.normal(size=layer.bias.shape))
+        drift = float(layer.codes_drift(range(UNITS)))
+        selector = layer._selector
+        codes = selector.hashing.neuron_codes(layer.kernel, layer.bias, selector.state)
+        stale = codes.numpy() != selector.codes.numpy()
+        assert drift == pytest.approx(stale.mean()) and drift > 0
+        # A neuron may change its code in one table and keep it in another.
+        assert drift < stale.any(axis=1).mean()
+
+    @pytest.mark.parametrize("selection", ["exact", "random"])
+    def test_no_tables(self, selection):
+        layer = self.make_layer(selection=selection)
+        layer.kernel.assign(-layer.kernel)
+        assert float(layer.codes_drift(range(UNITS))) == 0
+
+    def test_not_built(self):
+        layer = keras_lsh.LSHDense(UNITS, name="new")
+        with pytest.raises(ValueError, match="Layer 'new' has no weights"):
+            layer.codes_drift([0])
+
+
+@pytest.mark.parametrize("units", [1, 40, 256, 257, 1000, 200_000])
+def test_samples_take_turns(units):
+    looks = -(-units // 256)
+    samples = [_sample(units, tf.constant(look)).numpy() for look in range(looks + 1)]
+    assert all(0 < len(ids) <= 256 for ids in samples)
+    np.testing.assert_array_equal(
+        np.sort(np.concatenate(samples[:-1])), np.arange(units)
+    )
+    np.testing.assert_array_equal(samples[-1], samples[0])
+
+
 def test_deep_copy():
     callback = keras_lsh.RebuildTables(every=7, growth=1.5)
     fit(make_model(), [callback])
     twin = copy.deepcopy(callback)
-    assert (twin.every, twin.growth) == (7, 1.5)
+    assert (twin.every, twin.growth, twin.drift) == (7, 1.5, None)
     fit(make_model(), [twin])
+    assert copy.deepcopy(keras_lsh.RebuildTables(drift=0.1)).drift == 0.1
 
 
 def test_training_without_it_says_so_once():
@@ -156,8 +285,14 @@ def test_training_without_it_says_so_once():
     [
         *[("every", v) for v in (0, -1, 2.5, "5", True)],
         *[("growth", v) for v in (0.5, float("inf"), "2")],
+        *[("drift", v) for v in (-0.1, 1.5, "0.1", True, float("nan"))],
     ],
 )
 def test_bad_arguments_are_named(name, value):
     with pytest.raises(ValueError, match=rf"`{name}`.*Received: {name}="):
         keras_lsh.RebuildTables(**{name: value})
+
+
+def test_drift_and_growth_exclude_each_other():
+    with pytest.raises(ValueError, match="`growth`.*1 with `drift`=0.1.*growth=2"):
+        keras_lsh.RebuildTables(growth=2, drift=0.1)

@@ -1,10 +1,16 @@
+import json
+
 import keras
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
+import sklearn.metrics
 import tensorflow as tf
 
-from keras_lsh import LSHDense, RebuildTables
-from keras_lsh.diagnostics import report
+from keras_lsh import KMeansCells, LSHDense, RebuildTables, SimHash
+from keras_lsh.diagnostics import FALSE_POSITIVE_RATES, measuring, report
+from keras_lsh.diagnostics.ranking import gini
 
 
 def inputs(samples, width, seed=0):
@@ -109,6 +115,8 @@ class TestFigures:
         x[3, 5] = value
         result = report(network(layer), x).layers[0]
         assert 0.9 < result.recall <= 1
+        figures = result.auc, result.correlation, result.mass, result.attainable_mass
+        assert np.isfinite(figures).all()
 
     def test_bias_counts(self):
         layer = LSHDense(30, active=3, selection="exact")
@@ -117,32 +125,233 @@ class TestFigures:
         assert report(model, inputs(5, 12)).layers[0].recall == 1
 
 
-class TestMultiplications:
+class TestRanking:
+    """Figures of the scores, against scikit-learn and SciPy in float64."""
+
+    @pytest.mark.parametrize("hashing", [KMeansCells(), SimHash(4, 3, 4)], ids=repr)
+    @pytest.mark.parametrize("activation", ["relu", "softmax"])
+    def test_against_independent_libraries(self, hashing, activation):
+        layer = LSHDense(
+            *(50, activation),
+            active=5,
+            hashing=hashing,
+            bias_initializer="random_normal",
+        )
+        model, x = network(layer), inputs(30, 12)
+        values = x.astype("float64") @ layer.kernel.numpy().T + layer.bias.numpy()
+        true = values >= np.sort(values, axis=1)[:, -5:][:, :1]
+        scores = layer.selector.scores(x, layer.kernel, layer.bias).numpy()
+        result = report(model, x, batch_size=8).layers[0]
+        samples = range(len(x))
+        auc = [sklearn.metrics.roc_auc_score(true[i], scores[i]) for i in samples]
+        assert result.auc == pytest.approx(np.mean(auc))
+        correlation = [
+            scipy.stats.spearmanr(scores[i], values[i]).statistic for i in samples
+        ]
+        assert result.correlation == pytest.approx(np.mean(correlation))
+        area = np.trapezoid(result.true_positive_rate, FALSE_POSITIVE_RATES)
+        assert area == pytest.approx(result.auc, abs=0.01)
+
+        outputs = np.maximum(values, 0)
+        if activation == "softmax":
+            outputs = scipy.special.softmax(values, axis=1)
+        ids = layer.active_ids(x).numpy()
+        mass = np.take_along_axis(outputs, ids, axis=1).sum(1) / outputs.sum(1)
+        assert result.mass == pytest.approx(mass.mean(), rel=1e-5)
+        top = np.where(true, outputs, 0).sum(1) / outputs.sum(1)
+        assert result.attainable_mass == pytest.approx(top.mean(), rel=1e-5)
+
+    def test_recall_of_candidates(self):
+        layer = LSHDense(80, active=4, hashing=SimHash(5, 4, 6))
+        result = report(network(layer), inputs(400, 12)).layers[0]
+        curve = result.candidate_recall
+        assert curve.shape == (80,)
+        assert (np.diff(curve) >= -1e-12).all() and curve[-1] == pytest.approx(1)
+        assert result.candidates == layer.num_candidates == 12
+        # Ties are broken at random here, in the order of ids there.
+        assert curve[11] == pytest.approx(result.recall, abs=0.03)
+        # 12 of 12 in the ranking: trusting it to choose all.
+        trusting = LSHDense(80, active=4, hashing=SimHash(5, 4, 6), oversample=1)
+        model = network(trusting)
+        recall = report(model, inputs(400, 12)).layers[0].recall
+        assert curve[3] == pytest.approx(recall, abs=0.03)
+
+    def test_candidates_for_a_recall(self):
+        layer = LSHDense(40, active=4, selection="exact")
+        result = report(network(layer), inputs(20, 12)).layers[0]
+        np.testing.assert_allclose(
+            result.candidate_recall, np.minimum(np.arange(1, 41) / 4, 1), atol=1e-6
+        )
+        assert [result.candidates_for(r) for r in (0, 0.5, 0.6, 1)] == [1, 2, 3, 4]
+        with pytest.raises(ValueError, match="`recall`.*Received: recall=1.1"):
+            result.candidates_for(1.1)
+
+    def test_the_oracle_and_the_control(self):
+        model = network(
+            LSHDense(60, active=6, selection="exact"),
+            LSHDense(60, active=6, selection="random"),
+        )
+        exact, random = report(model, inputs(50, 12)).layers
+        assert (exact.auc, exact.correlation) == (1, pytest.approx(1, abs=1e-4))
+        assert exact.mass == pytest.approx(exact.attainable_mass)
+        assert random.auc == 0.5 and np.isnan(random.correlation)
+        np.testing.assert_allclose(random.candidate_recall, np.arange(1, 61) / 60)
+
+    def test_chunks_make_no_difference(self, monkeypatch):
+        model, x = network(LSHDense(50, "relu", active=5)), inputs(40, 12)
+        once = report(model, x).as_dict()
+        monkeypatch.setattr(measuring, "_CHUNK", 150)
+        for name, value in report(model, x).as_dict()["layers"][0].items():
+            expected = once["layers"][0][name]
+            if isinstance(value, float):
+                assert value == pytest.approx(expected, rel=1e-6), name
+            else:
+                assert value == expected
+
+    def test_all_active(self):
+        layer = LSHDense(10, "relu", active=10)
+        result = report(network(layer), inputs(20, 12))
+        assert result.layers[0].recall == 1
+        assert np.isnan(result.layers[0].auc)
+        assert np.isnan(result.layers[0].true_positive_rate).all()
+        assert result.layers[0].mass == 1
+        assert np.isnan(result.mean("auc"))
+        assert result.as_dict()["layers"][0]["auc"] is None
+
+    def test_one_bucket_says_nothing(self):
+        layer = LSHDense(30, active=3, hashing=KMeansCells(1))
+        result = report(network(layer), inputs(20, 12)).layers[0]
+        assert result.auc == 0.5
+        assert np.isnan(result.correlation)
+        assert result.bucket_loads.loads.tolist() == [[30]]
+
+
+class TestNeurons:
+    def test_how_often_each_is_selected(self):
+        ids = [[0, 1, 2], [0, 1, -1], [0, -1, -1], [0, 1, 4]]
+        kernel = inputs(6, 12)
+        result = report(chosen_network(kernel, ids), inputs(4, 12)).layers[0]
+        assert result.selected.tolist() == [4, 3, 1, 0, 1, 0]
+        assert result.dead == pytest.approx(2 / 6)
+        assert result.gini == pytest.approx(gini(np.array([4, 3, 1, 0, 1, 0])))
+        assert result.active_ids.tolist() == ids
+
+    def test_bucket_loads(self):
+        layer = LSHDense(50, active=5, hashing=SimHash(3, 4, 2))
+        loads = report(network(layer), inputs(4, 12)).layers[0].bucket_loads
+        codes = layer.selector.codes.numpy()
+        for table in range(4):
+            expected = np.bincount(codes[:, table], minlength=8)
+            assert loads.loads[table].tolist() == expected.tolist()
+            assert loads.least[table] == expected.min()
+            assert loads.median[table] == np.median(expected)
+            assert loads.most[table] == expected.max()
+            assert loads.empty[table] == np.mean(expected == 0)
+            assert loads.fullest_share[table] == expected.max() / 50
+
+    def test_no_tables(self):
+        layer = LSHDense(20, selection="exact")
+        result = report(network(layer), inputs(4, 12))
+        assert result.layers[0].bucket_loads is None
+        assert "Buckets" not in result.details()
+
+
+class TestJaccard:
+    def test_of_nothing_changed(self):
+        model, x = network(LSHDense(40, active=4, name="one")), inputs(20, 12)
+        assert report(model, x).jaccard(report(model, x)) == {"one": 1}
+
+    def test_of_other_sets(self):
+        kernel, x = inputs(6, 12), inputs(2, 12)
+        model = chosen_network(kernel, [[0, 1, 2], [3, 4, 5]])
+        before = report(model, x)
+        model.layers[0].chosen = tf.constant([[0, 1, 3], [0, 1, 2]])
+        stability = report(model, x).jaccard(before)
+        assert list(stability.values()) == [0.25]  # 2 / 4 and 0 / 6
+
+    def test_of_a_rebuild(self):
+        layer = LSHDense(40, active=4)
+        model, x = network(layer), inputs(20, 12)
+        layer.kernel.assign_add(0.1 * inputs(40, 12))
+        before = report(model, x)
+        layer.rebuild_tables()
+        (stability,) = report(model, x).jaccard(before).values()
+        assert 0 < stability < 1
+
+    def test_of_other_reports(self):
+        model, x = network(LSHDense(40, active=4)), inputs(20, 12)
+        with pytest.raises(ValueError, match="`before`.*same inputs.*19 samples"):
+            report(model, x).jaccard(report(model, x[1:]))
+
+
+class TestCosts:
     @pytest.mark.parametrize("selection", ["lsh", "exact", "random"])
-    def test_are_those_of_the_layers(self, selection):
+    def test_multiplications_are_those_of_the_layers(self, selection):
         layers = [LSHDense(50, selection=selection), LSHDense(30, selection=selection)]
         result = report(network(*layers), inputs(10, 12))
         for layer, row in zip(layers, result.layers, strict=True):
             cost = layer.multiplications()
-            assert row.selection == cost["selection"]
-            assert row.products == cost["products"]
-            assert row.rebuilds == 0
+            assert row.inference.selection == cost["selection"]
+            assert row.inference.products == cost["products"]
+            assert row.training.rebuilds == 0
             assert row.multiplications == cost["selection"] + cost["products"]
+            assert row.inference.share == cost["total"] / cost["dense"]
         assert [row.dense_multiplications for row in result.layers] == [600, 1500]
         assert result.dense_multiplications == 2100
         assert result.multiplications == sum(
             row.multiplications for row in result.layers
         )
 
-    def test_rebuilds_are_spread_over_the_samples_between_them(self):
-        layer = LSHDense(50)
-        model = network(layer)
-        x = inputs(10, 12)
+    def test_training(self):
+        layer = LSHDense(50, active=5)
+        result = report(network(layer), inputs(10, 12), batch_size=4, rebuild_every=5)
+        cost = result.layers[0].training
+        assert cost.gradients == 2 * 5 * 12
+        assert cost.dense == 3 * 50 * 12
+        assert cost.observe == layer.selector.observe_multiplications(12, 4) / 4 > 0
+        assert cost.rebuilds == layer.multiplications()["rebuild"] / 20
+        parts = cost.selection, cost.products, cost.gradients
+        assert cost.total == pytest.approx(sum(parts) + cost.observe + cost.rebuilds)
+        forward = layer.multiplications()["total"] + cost.observe + cost.rebuilds
+        assert result.layers[0].multiplications == pytest.approx(forward)
+
+    def test_a_sample_of_many_vectors(self):
+        layer = LSHDense(50, active=5)
+        model = keras.Sequential([keras.Input((3, 12)), layer])
+        x = inputs(10 * 3, 12).reshape(10, 3, 12)
         result = report(model, x, batch_size=4, rebuild_every=5).layers[0]
-        assert result.rebuilds == layer.multiplications()["rebuild"] / 20
-        assert result.multiplications == pytest.approx(
-            layer.multiplications()["total"] + result.rebuilds
-        )
+        assert result.samples == 30
+        rebuild = layer.multiplications()["rebuild"]
+        assert result.training.rebuilds == rebuild / (3 * 20)
+        observe = layer.selector.observe_multiplications(12, 12)
+        assert result.training.observe == observe / 12
+
+    def test_bytes(self):
+        layer = LSHDense(50, active=5, hashing=SimHash(3, 2, 4))
+        model, x = network(layer), inputs(10, 12)
+        result = report(model, x, batch_size=5, rebuild_every=2).layers[0]
+        functions = 4 * 12 * 6
+        selector = layer.selector
+        entries = 4 * selector.entries_read(x).numpy().mean()
+        row = 4 * 13
+        alone = result.inference_bytes
+        assert alone.selection == pytest.approx(functions + entries)
+        assert alone.products == 15 * row
+        assert alone.dense == 50 * row
+
+        candidates = selector.select(x, layer.kernel, layer.bias, 15).numpy()
+        active = layer.active_ids(x).numpy()
+        rows = [
+            sum(len(np.unique(ids[half])) for half in (slice(5), slice(5, 10))) / 10
+            for ids in (candidates, active)
+        ]
+        batch, training = result.batch_bytes, result.training_bytes
+        assert batch.selection == pytest.approx(functions / 5 + entries)
+        assert batch.products == pytest.approx(rows[0] * row)
+        assert batch.dense == 10 * row
+        assert training.gradients == pytest.approx(rows[1] * 4 * 12)
+        assert training.dense == 10 * row + 10 * 4 * 12
+        assert training.rebuilds == (functions + 50 * row) / 10
 
 
 class TestModels:
@@ -200,6 +409,24 @@ class TestModels:
         model = network(shared, shared)
         self.check(model, inputs(9, 12), names=["shared"])
 
+    def test_layers_of_one_name(self):
+        blocks = [
+            keras.Sequential([LSHDense(20, active=2, name="same")], name=name)
+            for name in ("left", "right")
+        ]
+        model = network(*blocks, LSHDense(20, active=2, name="same"))
+        names = [layer.name for layer in report(model, inputs(9, 12)).layers]
+        assert len(set(names)) == 3
+        assert all("same" in name for name in names)
+
+    def test_exact_inference_is_judged_by_its_sparse_selection(self):
+        sparse, exact = (
+            network(LSHDense(50, active=5, inference=inference, name="one"))
+            for inference in ("sparse", "exact")
+        )
+        x = inputs(20, 12)
+        assert report(exact, x).as_dict() == report(sparse, x).as_dict()
+
     def test_inputs_of_rank_3(self):
         model = keras.Sequential([keras.Input((5, 12)), *self.layers()])
         self.check(model, inputs(9 * 5, 12).reshape(9, 5, 12))
@@ -213,12 +440,14 @@ class TestModels:
 
     def test_a_model_is_left_as_it_was(self):
         first, second = self.layers()
-        model = network(first, second, keras.layers.Dense(2))
+        third = LSHDense(20, selection="random")
+        model = network(first, second, third, keras.layers.Dropout(0.5))
         x = inputs(9, 12)
-        before = model.predict(x, verbose=0)
+        before = model.get_weights()
         report(model, x)
         assert "call" not in vars(first) and "call" not in vars(second)
-        np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+        for weight, old in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(weight, old)
 
     def test_a_trained_model_trains_on(self):
         model = network(LSHDense(20, "relu", active=4), keras.layers.Dense(2))
@@ -241,6 +470,24 @@ class TestTable:
         assert wide[:6] == ["wide", "2,000", "100", "5.0", "1.000", "1.000"]
         assert narrow[0] == "narrow"
         assert len(set(map(len, lines))) == 1
+
+    def test_details_and_dict(self):
+        model = network(
+            LSHDense(200, "relu", active=10, name="wide"),
+            LSHDense(30, active=3, selection="random", name="narrow"),
+        )
+        result = report(model, inputs(9, 12), rebuild_every=10)
+        tables = [part.splitlines() for part in result.details().split("\n\n")]
+        titles = "Candidates", "Neurons", "Buckets", "Multiplications", "Bytes"
+        for title, (heading, *lines) in zip(titles, tables, strict=True):
+            assert heading.startswith(title)
+            assert lines[2].startswith("wide")
+            assert len(set(map(len, lines))) == 1
+        rows = json.loads(json.dumps(result.as_dict(), allow_nan=False))["layers"]
+        assert rows[0]["recall"] == result.layers[0].recall
+        assert rows[0]["training"]["total"] == result.layers[0].training.total
+        assert rows[0]["buckets"]["tables"] == 1
+        assert rows[1]["correlation"] is None
 
 
 class TestErrors:

@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lsh.hashing import HashFamily, SimHash
-from keras_lsh.hashing.family import get_family
+from keras_lsh.hashing import HashFamily, SimHash, get_family
 
 
 @keras.saving.register_keras_serializable("test_family")
@@ -58,9 +57,10 @@ def test_get_family(family):
     assert get_family(keras.saving.serialize_keras_object(family)) == family
 
 
-@pytest.mark.parametrize("identifier", [None, "simhash", SimHash, 6])
+@pytest.mark.parametrize("identifier", [None, "sim_hash", SimHash, 6, ["kmeans"]])
 def test_get_family_refuses(identifier):
-    with pytest.raises(ValueError, match=r"`hashing`.*Received: hashing="):
+    expected = r"`hashing`.*'cross_polytope', 'dwta', 'kmeans', .*Received: hashing="
+    with pytest.raises(ValueError, match=expected):
         get_family(identifier)
 
 

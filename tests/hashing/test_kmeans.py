@@ -8,8 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_lsh
-from keras_lsh.hashing import KMeansCells
-from keras_lsh.hashing.family import get_family
+from keras_lsh.hashing import KMeansCells, get_family
 
 
 def random(*shape, seed=0):

@@ -48,13 +48,15 @@ def test_seeds_decide_the_directions():
     assert not np.any(directions(5) == directions(6))
 
 
+@pytest.mark.parametrize("directions", ["gaussian", "sparse"])
 @pytest.mark.parametrize("degrees", [10, 60, 90, 135])
-def test_signs_agree_with_the_probability_of_the_angle(degrees):
+def test_signs_agree_with_the_probability_of_the_angle(degrees, directions):
     # In many tables of one bit, the first probes are the codes of the input; a
-    # neuron's vector is [w; b], an input's [x; 1].
-    family = SimHash(1, 1024, 1, center=False, seed=3)
+    # neuron's vector is [w; b], an input's [x; 1]. Sparse directions need vectors of
+    # many elements.
+    family = SimHash(1, 1024, 1, directions=directions, center=False, seed=3)
     angle = np.deg2rad(degrees)
-    u, v = np.linalg.qr(random(20, 2))[0].T
+    u, v = np.linalg.qr(random(2000, 2))[0].T
     v = np.cos(angle) * u + np.sin(angle) * v
     x, w = u[:-1] / u[-1], v[:-1] * np.sign(u[-1])
     state = refreshed(family, w[None], v[-1:] * np.sign(u[-1]))
@@ -100,6 +102,104 @@ def test_hashes_the_documented_vectors(transform, center, bias):
     np.testing.assert_array_equal(buckets, expected[0])
     np.testing.assert_allclose(weights, expected[1], rtol=1e-3)
     assert buckets.dtype == weights.dtype == tf.int32
+
+
+def test_sparse_directions():
+    state = SimHash(
+        6, 40, 1, directions="sparse", transform="simple_lsh"
+    ).initial_state(100, 5)
+    directions = state["directions"]
+    assert directions.shape == (102, 240)
+    np.testing.assert_array_equal(np.count_nonzero(directions[:100], axis=0), 10)
+    assert set(np.unique(directions[100:])) == {-1.0, 1.0}
+    np.testing.assert_allclose(np.mean(directions[:100] ** 2, axis=0), 1, rtol=1e-5)
+    correlations = directions @ directions.T / 240  # nearly the identity
+    np.testing.assert_allclose(np.diag(correlations)[100:], 1)
+    assert abs(np.mean(correlations[~np.eye(102, dtype=bool)])) < 0.01
+
+
+def low_rank_inputs(n, input_dim, rank, seed=0):
+    basis = random(rank, input_dim, seed=100) * (1 + np.arange(rank))[:, None]
+    x = random(n, rank, seed=seed) @ basis + 5
+    return np.float32(x + 0.1 * random(n, input_dim, seed=seed + 1))
+
+
+def trained(family, kernel, bias, inputs, refreshes=8):
+    state = dict(family.initial_state(*kernel.shape[::-1]))
+    for part in np.array_split(inputs, refreshes):
+        state |= family.observe(tf.constant(part), state)
+        state |= family.refresh(kernel, bias, state)
+    return state
+
+
+@pytest.mark.parametrize("directions", ["gaussian", "sparse"])
+@pytest.mark.parametrize("transform", [None, SimpleLSH()], ids=repr)
+def test_rank_hashes_in_the_whitened_subspace(transform, directions):
+    # The documented vectors, put back into the space of the inputs: multiplied by
+    # symmetric matrices, they depend on the subspace alone, not on its basis.
+    family = SimHash(5, 4, 3, rank=4, transform=transform, directions=directions)
+    kernel, bias = random(30, 12, seed=1), random(30, seed=3)
+    inputs = low_rank_inputs(256, 12, 4)
+    state = trained(family, kernel, bias, inputs)
+    s = {name: np.float64(value) for name, value in state.items()}
+    basis, scales, mu = s["basis"], s["scales"], s["center"]
+    assert np.all(scales > 0)
+    whiten, color = (basis * power @ basis.T for power in (1 / scales, scales))
+    neurons = np.concatenate([kernel @ color, (bias + kernel @ mu)[:, None]], axis=1)
+    queries = (inputs[:8] - mu) @ whiten
+    queries = np.concatenate([queries, np.ones([8, 1])], axis=1)
+    products = inputs[:8] @ kernel.T + bias
+    assert np.corrcoef((queries @ neurons.T).ravel(), products.ravel())[0, 1] > 0.99
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    if transform:
+        neurons /= np.linalg.norm(neurons, axis=1).max()
+        squares = np.sum(neurons**2, axis=1, keepdims=True)
+        neurons = np.concatenate([neurons, np.sqrt(np.maximum(1 - squares, 0))], axis=1)
+        queries = np.concatenate([queries, np.zeros([8, 1])], axis=1)
+    margins = neurons @ s["directions"]
+    assert np.abs(margins).min() > 1e-6
+    expected = ops.hash_codes(np.float32(margins), 4, 5)
+    np.testing.assert_array_equal(family.neuron_codes(kernel, bias, state), expected)
+    expected = ops.probe_sequence(np.float32(queries @ s["directions"]), 4, 5, 3)
+    buckets, weights = family.input_probes(tf.constant(inputs[:8]), state)
+    np.testing.assert_array_equal(buckets, expected[0])
+    np.testing.assert_allclose(weights, expected[1], rtol=1e-2)
+
+
+def test_codes_stay_when_the_subspace_moves_slowly():
+    family = SimHash(1, 256, 1, rank=8)
+    kernel, inputs = random(100, 30), low_rank_inputs(2048, 30, 8)
+    state = trained(family, kernel, None, inputs, refreshes=20)
+    before = family.neuron_codes(kernel, None, state).numpy()
+    basis = np.asarray(state["basis"])
+    for seed in range(5):
+        x = low_rank_inputs(32, 30, 8, seed=50 + seed)
+        state |= family.observe(tf.constant(x), state)
+        state |= family.refresh(kernel, None, state)
+    after = family.neuron_codes(kernel, None, state).numpy()
+    assert 0 < np.mean(before != after) < 0.1
+    # Another basis of the same subspace, as eigenvectors are known up to their sign.
+    flipped = {**state, "basis": -state["basis"], "projected": -state["projected"]}
+    np.testing.assert_array_equal(family.neuron_codes(kernel, None, flipped), after)
+    assert basis.shape == (30, 8)
+
+
+def test_rank_finds_more():
+    # A layer of 300 neurons whose inputs lie near a subspace of 8 dimensions.
+    kernel, inputs = random(300, 200), low_rank_inputs(512, 200, 8)
+    products = inputs[:50] @ kernel.T
+    best = np.argsort(-products)[:, :15]
+    found = []
+    for rank in (None, 8):
+        family = SimHash(1, 256, 1, rank=rank)
+        state = trained(family, kernel, None, inputs)
+        codes = family.neuron_codes(kernel, None, state).numpy()
+        buckets, _ = family.input_probes(tf.constant(inputs[:50]), state)
+        bits = buckets.numpy() - 2 * np.arange(256)
+        agreement = np.sum(codes == bits[:, None], axis=-1)
+        near = np.argsort(-agreement, axis=1)[:, :45]
+        found.append(np.mean([np.isin(b, n) for b, n in zip(best, near, strict=True)]))
+    assert found[1] > max(0.75, found[0] + 0.2)
 
 
 def test_margins_of_inputs_are_standard_normal():
@@ -324,6 +424,15 @@ def test_bad_arguments_are_named(arguments, name):
 
 def test_multiplications():
     assert SimHash(6, 5, 10).multiplications(784) == 784 * 5 * 6
+    sparse = SimHash(6, 5, 10, directions="sparse")
+    assert sparse.multiplications(784) == 28 * 5 * 6
+    assert np.count_nonzero(sparse.initial_state(784, 9)["directions"][:784]) == (
+        sparse.multiplications(784)
+    )
+    low_rank = SimHash(6, 5, 10, rank=16)
+    assert low_rank.multiplications(784) == (784 + 5 * 6) * 16
+    assert low_rank.multiplications(8) == (8 + 5 * 6) * 8
+    assert low_rank.refresh_multiplications(784, 100) > 784 * 16 * 30
 
 
 def test_limits():
