@@ -14,6 +14,10 @@ constexpr int32_t kWeightsPerBin = kMaxWeight / kBins;
 constexpr int32_t kLargestId = 2147483647;
 constexpr int64_t kModulus = 2147483647;  // 2^31 - 1, a prime
 
+// Up to so many words of bits for each chosen neuron, walking through all bits
+// is faster than sorting.
+constexpr int64_t kWordsPerChosen = 8;
+
 bool IsPrime(int64_t n) {
   for (int64_t d = 2; d * d <= n; ++d) {
     if (n % d == 0) return false;
@@ -39,6 +43,11 @@ Status OutOfRange(const char* what, int32_t id, int64_t units,
   return Status::Invalid(std::string(what) + " must lie in [0, " +
                          std::to_string(units) + "), the number of units. " +
                          "Received: " + std::to_string(id) + "." + hint);
+}
+
+Status CorruptIds(int32_t id, int64_t units) {
+  return OutOfRange("The hash tables are corrupt: `table_ids`", id, units,
+                    " Rebuild the tables.");
 }
 
 int64_t CountDifferent(const ActiveSetQuery& query) {
@@ -84,11 +93,64 @@ ActiveSetSelector::ActiveSetSelector(const BucketTables& tables, int64_t active,
       touched_(scratch->touched),
       chosen_(scratch->chosen),
       keys_(scratch->keys),
-      ascending_(scratch->ascending),
-      seen_(scratch->seen) {
+      bits_(scratch->bits) {
   scores_.resize(tables.units, 0);
   touched_.resize(tables.units + 1);  // one place to spare for unneeded writes
-  ascending_.resize(active + 1);
+  bits_.resize(tables.units / 64 + 1, 0);
+}
+
+Status ActiveSetSelector::Check(const ActiveSetQuery& query, int64_t i) const {
+  if (query.weights[i] < 1 || query.weights[i] > kMaxWeight) {
+    return Status::Invalid("`weights` must lie in [1, " +
+                           std::to_string(kMaxWeight) +
+                           "]. Received: " + std::to_string(query.weights[i]));
+  }
+  const int32_t *begin, *end;
+  return FindBucket(tables_, query.buckets[i], &begin, &end);
+}
+
+bool ActiveSetSelector::ScoresAreWeights(const ActiveSetQuery& query) const {
+  if (tables_.tables > 1 || query.num_forced > 0) return false;
+  bool ascending = true;
+  for (int64_t i = 1; i < query.num_buckets; ++i) {
+    ascending &= query.buckets[i - 1] < query.buckets[i];
+  }
+  return ascending;
+}
+
+Status ActiveSetSelector::ChooseByWeight(const ActiveSetQuery& query) {
+  std::array<int32_t, kBins> sizes{};  // neurons by weight
+  for (int64_t i = 0; i < query.num_buckets; ++i) {
+    const int32_t bucket = query.buckets[i], weight = query.weights[i];
+    const bool in_range = bucket >= 0 && bucket < tables_.buckets;
+    const int32_t* offset = tables_.offsets + (in_range ? bucket : 0);
+    if (!in_range || weight < 1 || weight > kMaxWeight || offset[0] < 0 ||
+        offset[1] < offset[0] || offset[1] > tables_.units) {
+      return Check(query, i);  // says what is wrong
+    }
+    sizes[(weight - 1) / kWeightsPerBin] += offset[1] - offset[0];
+  }
+  int64_t room = active_, last_bin = kBins - 1;
+  while (last_bin > 0 && sizes[last_bin] < room) room -= sizes[last_bin--];
+
+  keys_.clear();
+  for (int64_t i = 0; i < query.num_buckets; ++i) {
+    const int32_t weight = query.weights[i];
+    const int64_t bin = (weight - 1) / kWeightsPerBin;
+    if (bin < last_bin) continue;
+    const int32_t* offset = tables_.offsets + query.buckets[i];
+    for (int32_t place = offset[0]; place < offset[1]; ++place) {
+      const int32_t id = tables_.ids[place];
+      if (id < 0 || id >= tables_.units) return CorruptIds(id, tables_.units);
+      if (bin > last_bin) {
+        chosen_.push_back(id);
+      } else {
+        keys_.push_back(int64_t{weight} << 31 | (kLargestId - id));
+      }
+    }
+  }
+  KeepLargestKeys(std::min<int64_t>(room, keys_.size()));
+  return Status();
 }
 
 Status ActiveSetSelector::Force(const ActiveSetQuery& query) {
@@ -112,57 +174,16 @@ Status ActiveSetSelector::Force(const ActiveSetQuery& query) {
   return Status();
 }
 
-int32_t ActiveSetSelector::LeastUsefulWeight(const ActiveSetQuery& query) {
-  // In several tables a neuron may gather its score from many small weights.
-  if (tables_.tables > 1) return 1;
-  if (seen_.size() != static_cast<size_t>(tables_.buckets)) {
-    seen_.assign(tables_.buckets, 0);
-  }
-  std::array<int64_t, kBins> sizes{};  // neurons by weight
-  bool distinct = true;
-  int64_t marked = 0;
-  for (; marked < query.num_buckets; ++marked) {
-    const int32_t bucket = query.buckets[marked];
-    const int32_t *id, *end;
-    if (!FindBucket(tables_, bucket, &id, &end).ok())
-      break;  // Collect says why
-    distinct = distinct && !seen_[bucket];
-    seen_[bucket] = 1;
-    const int32_t weight =
-        std::clamp<int32_t>(query.weights[marked], 1, kMaxWeight);
-    sizes[(weight - 1) / kWeightsPerBin] += end - id;
-  }
-  for (int64_t i = 0; i < marked; ++i) seen_[query.buckets[i]] = 0;
-  if (!distinct || marked < query.num_buckets) return 1;
-  // Forced neurons may be among those counted.
-  int64_t wanted = active_ + query.num_forced;
-  int32_t bin = kBins - 1;
-  while (bin > 0 && (wanted -= sizes[bin]) > 0) --bin;
-  return bin * kWeightsPerBin + 1;
-}
-
 Status ActiveSetSelector::Collect(const ActiveSetQuery& query) {
-  if (query.num_buckets > kMaxBuckets) {
-    return Status::Invalid(
-        "`buckets` must be at most " + std::to_string(kMaxBuckets) +
-        " a sample. Received: " + std::to_string(query.num_buckets));
-  }
-  const int32_t least_useful = LeastUsefulWeight(query);
   for (int64_t i = 0; i < query.num_buckets; ++i) {
     const int32_t weight = query.weights[i];
-    if (weight < 1 || weight > kMaxWeight) {
-      return Status::Invalid("`weights` must lie in [1, " +
-                             std::to_string(kMaxWeight) +
-                             "]. Received: " + std::to_string(weight));
-    }
-    const int32_t *id, *end;
-    Status status = FindBucket(tables_, query.buckets[i], &id, &end);
+    Status status = Check(query, i);
     if (!status.ok()) return status;
-    if (weight < least_useful) continue;
+    const int32_t *id, *end;
+    (void)FindBucket(tables_, query.buckets[i], &id, &end);
     for (; id != end; ++id) {
       if (*id < 0 || *id >= tables_.units) {
-        return OutOfRange("The hash tables are corrupt: `table_ids`", *id,
-                          tables_.units, " Rebuild the tables.");
+        return CorruptIds(*id, tables_.units);
       }
       // No branch here: whether a neuron was met before cannot be predicted.
       int64_t& score = scores_[*id];
@@ -207,54 +228,75 @@ void ActiveSetSelector::KeepBest(int64_t room) {
       keys_.push_back(score << 31 | (kLargestId - *id));
     }
   }
-  const int64_t rest = room - above;
-  std::nth_element(keys_.begin(), keys_.begin() + rest, keys_.end(),
+  KeepLargestKeys(room - above);
+}
+
+void ActiveSetSelector::KeepLargestKeys(int64_t room) {
+  std::nth_element(keys_.begin(), keys_.begin() + room, keys_.end(),
                    std::greater<int64_t>());
-  for (int64_t i = 0; i < rest; ++i) {
+  for (int64_t i = 0; i < room; ++i) {
     chosen_.push_back(kLargestId - static_cast<int32_t>(keys_[i] & kLargestId));
   }
 }
 
+Status ActiveSetSelector::ChooseByScore(const ActiveSetQuery& query) {
+  Status status = Force(query);
+  if (status.ok()) status = Collect(query);
+  if (status.ok()) KeepBest(active_ - static_cast<int64_t>(chosen_.size()));
+  for (int64_t i = 0; i < num_touched_; ++i) scores_[touched_[i]] = 0;
+  for (int32_t id : chosen_) scores_[id] = 0;
+  return status;
+}
+
 void ActiveSetSelector::WriteAscending(int32_t* ids) {
-  const int64_t count = static_cast<int64_t>(chosen_.size());
-  if (tables_.units < 16 * count) {
-    // Few units for each chosen one: faster to look at all of them than to
-    // sort.
-    for (int32_t id : chosen_) scores_[id] = -1;
-    int64_t place = 0;
-    for (int64_t id = 0; id < tables_.units; ++id) {
-      ascending_[place] = static_cast<int32_t>(id);
-      place += scores_[id] < 0;
-    }
-    std::copy_n(ascending_.begin(), count, ids);
-  } else {
+  int64_t count = static_cast<int64_t>(chosen_.size());
+  std::fill(ids + count, ids + active_, kNoId);
+  const int64_t words = static_cast<int64_t>(bits_.size());
+  if (words > kWordsPerChosen * count) {
     std::sort(chosen_.begin(), chosen_.end());
     std::copy(chosen_.begin(), chosen_.end(), ids);
+    return;
   }
-  std::fill(ids + count, ids + active_, kNoId);
+  for (int64_t word = 0; word < words; ++word) {
+    for (uint64_t rest = bits_[word]; rest != 0; rest &= rest - 1) {
+      *ids++ = static_cast<int32_t>(64 * word + __builtin_ctzll(rest));
+    }
+  }
 }
 
 Status ActiveSetSelector::Select(const ActiveSetQuery& query, int32_t* ids) {
   chosen_.clear();
   num_touched_ = 0;
-  Status status = Force(query);
-  if (status.ok()) status = Collect(query);
-  if (status.ok()) {
-    KeepBest(active_ - static_cast<int64_t>(chosen_.size()));
-    // Here either all touched neurons are chosen or there is no room left, so
-    // a neuron is free to fill with exactly if its score is zero.
-    if (query.fill && static_cast<int64_t>(chosen_.size()) < active_) {
-      fill_order_.Reset(query.fill_seed);
-      while (static_cast<int64_t>(chosen_.size()) < active_) {
-        const int32_t id = fill_order_.Next();
-        if (scores_[id] == 0) chosen_.push_back(id);
-      }
-    }
-    WriteAscending(ids);
+  if (query.num_buckets > kMaxBuckets) {
+    return Status::Invalid(
+        "`buckets` must be at most " + std::to_string(kMaxBuckets) +
+        " a sample. Received: " + std::to_string(query.num_buckets));
   }
-  for (int64_t i = 0; i < num_touched_; ++i) scores_[touched_[i]] = 0;
-  for (int32_t id : chosen_) scores_[id] = 0;
-  return status;
+  Status status =
+      ScoresAreWeights(query) ? ChooseByWeight(query) : ChooseByScore(query);
+  if (!status.ok()) return status;
+  size_t different = 0;  // a corrupt table may hold a neuron twice
+  for (int32_t id : chosen_) {
+    const uint64_t bit = uint64_t{1} << id % 64;
+    chosen_[different] = id;
+    different += (bits_[id / 64] & bit) == 0;
+    bits_[id / 64] |= bit;
+  }
+  chosen_.resize(different);
+  // Here either all neurons that were met are chosen or there is no room left,
+  // so the tables do not matter any more.
+  if (query.fill && static_cast<int64_t>(chosen_.size()) < active_) {
+    fill_order_.Reset(query.fill_seed);
+    while (static_cast<int64_t>(chosen_.size()) < active_) {
+      const int32_t id = fill_order_.Next();
+      const uint64_t bit = uint64_t{1} << id % 64;
+      if ((bits_[id / 64] & bit) == 0) chosen_.push_back(id);
+      bits_[id / 64] |= bit;
+    }
+  }
+  WriteAscending(ids);
+  for (int32_t id : chosen_) bits_[id / 64] = 0;
+  return Status();
 }
 
 }  // namespace keras_lsh

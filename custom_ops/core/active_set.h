@@ -63,8 +63,7 @@ struct ActiveSetScratch {
   std::vector<int32_t> touched;  // first the neurons whose score is positive
   std::vector<int32_t> chosen;
   std::vector<int64_t> keys;
-  std::vector<int32_t> ascending;
-  std::vector<uint8_t> seen;  // [buckets], zero between calls
+  std::vector<uint64_t> bits;  // of a set of neurons, empty between calls
 };
 
 // Chooses the active neurons of one sample after another. Use one object, with
@@ -86,13 +85,19 @@ class ActiveSetSelector {
   Status Select(const ActiveSetQuery& query, int32_t* ids);
 
  private:
+  Status Check(const ActiveSetQuery& query, int64_t i) const;
+  // In one table, buckets in ascending order share no neuron, and a neuron's
+  // score is the weight of its bucket: as cells ranked by their worth are.
+  bool ScoresAreWeights(const ActiveSetQuery& query) const;
+  // For these, whatever their number: looks into the weightiest buckets only.
+  Status ChooseByWeight(const ActiveSetQuery& query);
+  // For all others: forced neurons, then scores, then the best of these.
+  Status ChooseByScore(const ActiveSetQuery& query);
   Status Force(const ActiveSetQuery& query);
   Status Collect(const ActiveSetQuery& query);
-  // With one table, a weight below which no bucket is needed: those with more
-  // hold enough neurons. Spares looking at all neurons where all buckets are
-  // given, as cells ranked by their worth are.
-  int32_t LeastUsefulWeight(const ActiveSetQuery& query);
   void KeepBest(int64_t room);
+  // Chooses the `room` largest of keys_ (score descending, id ascending).
+  void KeepLargestKeys(int64_t room);
   void WriteAscending(int32_t* ids);
 
   const BucketTables tables_;
@@ -103,8 +108,7 @@ class ActiveSetSelector {
   int64_t num_touched_ = 0;
   std::vector<int32_t>& chosen_;
   std::vector<int64_t>& keys_;
-  std::vector<int32_t>& ascending_;
-  std::vector<uint8_t>& seen_;
+  std::vector<uint64_t>& bits_;
 };
 
 }  // namespace keras_lsh

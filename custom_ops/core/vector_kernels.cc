@@ -24,7 +24,7 @@ namespace scalar {
 struct Vec {
   float lane[16];
 };
-constexpr int kSquareRows = 1, kSquareVectors = 1;
+constexpr int kSquareRows = 1, kSquareVectors = 1, kSumVectors = 1;
 
 static inline Vec Broadcast(float value) {
   Vec r;
@@ -77,6 +77,20 @@ static inline float Sum(Vec v) {
   }
   return v.lane[0];
 }
+template <int kRows, int kVectors>
+KLSH_TARGET static inline void MultiplySquare(const float* const* rows,
+                                              const float* const* vectors,
+                                              int64_t j,
+                                              Vec (&sums)[kRows][kVectors]) {
+  Vec row[kRows];
+  for (int r = 0; r < kRows; ++r) row[r] = Load(rows[r] + j);
+  for (int i = 0; i < kVectors; ++i) {
+    const Vec vector = Load(vectors[i] + j);
+    for (int r = 0; r < kRows; ++r) {
+      sums[r][i] = Fma(row[r], vector, sums[r][i]);
+    }
+  }
+}
 
 #include "custom_ops/core/vector_kernels_body.inc"
 #undef KLSH_TARGET
@@ -92,7 +106,7 @@ namespace avx2 {
 struct Vec {
   __m256 low, high;
 };
-constexpr int kSquareRows = 2, kSquareVectors = 3;
+constexpr int kSquareRows = 2, kSquareVectors = 3, kSumVectors = 4;
 
 KLSH_TARGET static inline Vec Broadcast(float value) {
   return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
@@ -148,6 +162,35 @@ KLSH_TARGET static inline float Sum8(__m256 v) {
 KLSH_TARGET static inline float Sum(Vec v) {
   return Sum8(_mm256_add_ps(v.low, v.high));
 }
+// Keeps a value in a register. GCC would load it again for each use, as part
+// of the multiplication; the processor loads no faster than it multiplies.
+KLSH_TARGET static inline __m256 Kept(__m256 v) {
+  asm("" : "+x"(v));
+  return v;
+}
+
+// One half of the lanes after the other: both would not fit the registers.
+template <int kRows, int kVectors>
+KLSH_TARGET static inline void MultiplySquare(const float* const* rows,
+                                              const float* const* vectors,
+                                              int64_t j,
+                                              Vec (&sums)[kRows][kVectors]) {
+  __m256 row[kRows];
+  for (int r = 0; r < kRows; ++r) row[r] = _mm256_loadu_ps(rows[r] + j);
+  for (int i = 0; i < kVectors; ++i) {
+    const __m256 vector = Kept(_mm256_loadu_ps(vectors[i] + j));
+    for (int r = 0; r < kRows; ++r) {
+      sums[r][i].low = _mm256_fmadd_ps(row[r], vector, sums[r][i].low);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) row[r] = _mm256_loadu_ps(rows[r] + j + 8);
+  for (int i = 0; i < kVectors; ++i) {
+    const __m256 vector = Kept(_mm256_loadu_ps(vectors[i] + j + 8));
+    for (int r = 0; r < kRows; ++r) {
+      sums[r][i].high = _mm256_fmadd_ps(row[r], vector, sums[r][i].high);
+    }
+  }
+}
 
 #include "custom_ops/core/vector_kernels_body.inc"
 #undef KLSH_TARGET
@@ -159,7 +202,7 @@ namespace avx512 {
 #define KLSH_TARGET __attribute__((target("avx512f,avx2,fma")))
 
 using Vec = __m512;
-constexpr int kSquareRows = 6, kSquareVectors = 4;
+constexpr int kSquareRows = 6, kSquareVectors = 4, kSumVectors = 8;
 
 KLSH_TARGET static inline Vec Broadcast(float value) {
   return _mm512_set1_ps(value);
@@ -197,6 +240,20 @@ KLSH_TARGET static inline float Sum(Vec v) {
                            _mm256_extractf128_ps(eight, 1));
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+template <int kRows, int kVectors>
+KLSH_TARGET static inline void MultiplySquare(const float* const* rows,
+                                              const float* const* vectors,
+                                              int64_t j,
+                                              Vec (&sums)[kRows][kVectors]) {
+  Vec row[kRows];
+  for (int r = 0; r < kRows; ++r) row[r] = Load(rows[r] + j);
+  for (int i = 0; i < kVectors; ++i) {
+    const Vec vector = Load(vectors[i] + j);
+    for (int r = 0; r < kRows; ++r) {
+      sums[r][i] = Fma(row[r], vector, sums[r][i]);
+    }
+  }
 }
 
 #include "custom_ops/core/vector_kernels_body.inc"

@@ -40,6 +40,11 @@ struct VectorKernels {
   void (*weighted_sum)(const float* const* rows, const float* scales,
                        int64_t count, int64_t n, float* out);
 
+  // targets[i][j] += scales[i] * row[j], fused, for i in [0, count), in this
+  // order, and j in [0, n).
+  void (*add_scaled)(const float* row, const float* scales,
+                     float* const* targets, int64_t count, int64_t n);
+
   // One Adam step on n elements, in place.
   void (*adam_row)(const AdamRowStep& step, const float* gradient, int64_t n,
                    float* variable, float* momentum, float* velocity);

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "custom_ops/core/active_gradients.h"
 #include "custom_ops/core/active_matmul.h"
+#include "custom_ops/core/keep_largest.h"
 #include "custom_ops/kernels/kernel_helpers.h"
 #include "custom_ops/kernels/variable_access.h"
 
@@ -128,14 +130,16 @@ class ActiveMatmulGradInputOp : public OpKernel {
                         ids.shape().DebugString(),
                         ". Received: ", gradient.shape().DebugString()));
     const ActiveIds active = AsActiveIds(ids);
-    OP_REQUIRES_OK(context,
-                   ToTensorFlow(CheckIds(active, kernel.tensor().dim_size(0))));
+    NeuronSamples groups;
+    OP_REQUIRES_OK(
+        context, ToTensorFlow(GroupByNeuron(active, kernel.tensor().dim_size(0),
+                                            {}, &groups)));
     const int64_t input_dim = kernel.tensor().dim_size(1);
     Tensor* input_gradient;
     OP_REQUIRES_OK(
         context,
         AllocateOutput(context, 0, {active.batch, input_dim}, &input_gradient));
-    ActiveMatmulGradInput(active, gradient.flat<float>().data(),
+    ActiveMatmulGradInput(active, groups, gradient.flat<float>().data(),
                           kernel.tensor().flat<float>().data(), input_dim,
                           WorkerThreads(context), GetVectorKernels(),
                           input_gradient->flat<float>().data());

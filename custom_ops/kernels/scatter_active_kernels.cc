@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <limits>
 
-#include "custom_ops/core/active_matmul.h"
 #include "custom_ops/core/active_set.h"
+#include "custom_ops/core/neuron_samples.h"
 #include "custom_ops/kernels/kernel_helpers.h"
 
 namespace keras_lsh {

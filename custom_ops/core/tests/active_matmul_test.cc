@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "custom_ops/core/active_gradients.h"
 #include "custom_ops/core/active_set.h"
+#include "custom_ops/core/keep_largest.h"
 #include "custom_ops/core/tests/check.h"
 #include "custom_ops/core/tests/variants.h"
 
@@ -478,8 +480,9 @@ TEST(KeepGoesByIdAndWritesInTheOldOrder) {
 Floats GradInput(const Batch& b, const VectorKernels& kernels,
                  const ParallelFor& parallel_for) {
   Floats result(b.batch * b.input_dim, kNan);
-  ActiveMatmulGradInput(b.view(), b.gradient.data(), b.kernel.data(),
-                        b.input_dim, parallel_for, kernels, result.data());
+  ActiveMatmulGradInput(b.view(), b.Groups(), b.gradient.data(),
+                        b.kernel.data(), b.input_dim, parallel_for, kernels,
+                        result.data());
   return result;
 }
 
@@ -562,6 +565,52 @@ TEST(KernelGradientIsAsExactAsAPlainLoop) {
     CheckGradient(values, PlainGradKernel<float>(b),
                   PlainGradKernel<double>(b));
   });
+}
+
+// Wide enough for several slabs of columns, for the work to be cut within a
+// slab, and for a kernel that no cache holds.
+TEST(GradientsOfWideInputs) {
+  Random random(11);
+  for (const Shape& s : std::vector<Shape>{
+           {3, 5, 8, 3000}, {140, 2, 90, 200}, {2, 90, 100, 25000}}) {
+    const Context context("input_dim=", s.input_dim);
+    const Batch b =
+        RandomBatch(&random, s.batch, s.active, s.units, s.input_dim, 0.1);
+    CheckGradient(InEveryVariant([&](const auto&... variant) {
+                    return GradInput(b, variant...);
+                  }),
+                  PlainGradInput<float>(b), PlainGradInput<double>(b));
+    CheckGradient(InEveryVariant([&](const auto&... variant) {
+                    return GradKernel(b, variant...);
+                  }),
+                  PlainGradKernel<float>(b), PlainGradKernel<double>(b));
+  }
+}
+
+// The way of working is chosen by the number of rows; the result is the same.
+TEST(InputGradientAddsInTheOrderOfTheNeurons) {
+  Random random(12);
+  for (int64_t input_dim : {40, 30000}) {
+    Batch b = RandomBatch(&random, 2, 80, 100, input_dim, 0.1);
+    for (int64_t i = 0; i < 40; ++i) {  // one sample's ids in falling order
+      std::swap(b.ids[i], b.ids[79 - i]);
+      std::swap(b.gradient[i], b.gradient[79 - i]);
+    }
+    Floats expected(b.batch * input_dim);
+    for (int32_t neuron = 0; neuron < b.units; ++neuron) {
+      for (int64_t i = 0; i < b.places(); ++i) {
+        if (b.ids[i] != neuron) continue;
+        for (int64_t j = 0; j < input_dim; ++j) {
+          float& sum = expected[i / b.active * input_dim + j];
+          sum = std::fma(b.gradient[i], b.kernel[neuron * input_dim + j], sum);
+        }
+      }
+    }
+    CHECK_EQ(InEveryVariant([&](const auto&... variant) {
+               return GradInput(b, variant...);
+             }),
+             expected);
+  }
 }
 
 TEST(NanGradientStaysInItsSampleAndItsNeuron) {

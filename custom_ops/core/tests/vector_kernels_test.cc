@@ -226,6 +226,43 @@ void CheckWeightedSum(double special) {
   }
 }
 
+void CheckAddScaled(double special) {
+  Random random(6);
+  for (int64_t n : Sizes()) {
+    for (int64_t count : {0, 1, 2, 3, 20}) {
+      const Fenced row = FencedRows(&random, 1, n, special)[0];
+      const Fenced scales = FencedRows(&random, 1, count, special)[0];
+      const std::vector<Fenced> before = FencedRows(&random, 3, n, special);
+      std::vector<std::vector<float>> expected;
+      for (const Fenced& target : before) expected.push_back(target.values());
+      for (int64_t i = 0; i < count; ++i) {  // every target several times
+        for (int64_t j = 0; j < n; ++j) {
+          float& value = expected[i % 3][j];
+          value = std::fma(scales.data()[i], row.data()[j], value);
+        }
+      }
+      for (SimdLevel level : Levels()) {
+        const Context context("n=", n, " count=", count, " ",
+                              SimdLevelName(level));
+        std::vector<Fenced> targets = before;
+        std::vector<float*> pointers;
+        for (int64_t i = 0; i < count; ++i) {
+          pointers.push_back(targets[i % 3].data());
+        }
+        GetVectorKernels(level).add_scaled(row.data(), scales.data(),
+                                           pointers.data(), count, n);
+        for (int t = 0; t < 3; ++t) {
+          CHECK_EQ(targets[t].values(), expected[t]);
+          CHECK(targets[t].FencesStand());
+        }
+      }
+    }
+  }
+}
+
+TEST(AddScaledAddsInTheDocumentedOrder) { CheckAddScaled(0.0); }
+TEST(AddScaledOfSpecialValues) { CheckAddScaled(0.03); }
+
 TEST(WeightedSumAddsInTheDocumentedOrder) { CheckWeightedSum(0.0); }
 TEST(WeightedSumOfSpecialValues) { CheckWeightedSum(0.03); }
 

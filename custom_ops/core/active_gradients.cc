@@ -1,0 +1,214 @@
+#include "custom_ops/core/active_gradients.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace keras_lsh {
+namespace {
+
+constexpr int64_t kCacheFloats = 8192;  // of the first-level cache: 32 KiB
+constexpr int64_t kLeastColumns = 64;   // a slab's rows should fill registers
+constexpr int64_t kNeuronsAtOnce = 64;  // of one item of work
+constexpr int64_t kLine = 16;           // floats of a cache line
+
+// Neurons' rows that are asked for before they are needed.
+constexpr int64_t kRowsAhead = 4;
+
+// A kernel of at most so many floats stays in the last-level cache.
+constexpr int64_t kSmallKernel = 1 << 21;
+
+// How the columns of [batch, columns] are cut into slabs.
+struct Slabs {
+  Slabs(int64_t batch, int64_t columns)
+      : columns(columns),
+        width(
+            std::max(kLeastColumns, kCacheFloats / std::max<int64_t>(batch, 1) /
+                                        kLeastColumns * kLeastColumns)),
+        count((columns + width - 1) / width) {}
+
+  int64_t Begin(int64_t slab) const { return slab * width; }
+  int64_t Width(int64_t slab) const {
+    return std::min(width, columns - slab * width);
+  }
+
+  int64_t columns;
+  int64_t width;
+  int64_t count;
+};
+
+// For each place of the groups, its gradient and its sample.
+struct Terms {
+  Terms(const ActiveIds& ids, const NeuronSamples& groups,
+        const float* gradient) {
+    scales.reserve(groups.places.size());
+    samples.reserve(groups.places.size());
+    for (int32_t place : groups.places) {
+      scales.push_back(gradient[place]);
+      samples.push_back(static_cast<int32_t>(place / ids.active));
+    }
+  }
+
+  std::vector<float> scales;
+  std::vector<int32_t> samples;
+};
+
+// The slab of a matrix, its rows one after the other: rows of the matrix itself
+// may lie a power of two apart, and then few of them fit a cache together.
+class SlabBuffer {
+ public:
+  SlabBuffer(int64_t rows, const Slabs& slabs)
+      : rows_(rows), slabs_(slabs), floats_(rows * slabs.width + kLine) {
+    const auto address = reinterpret_cast<uintptr_t>(floats_.data());
+    first_ = floats_.data() + (kLine - address / sizeof(float) % kLine) % kLine;
+  }
+
+  void Clear() { std::fill(floats_.begin(), floats_.end(), 0.0f); }
+  void Load(const float* matrix, int64_t slab) {
+    for (int64_t row = 0; row < rows_; ++row) {
+      std::copy_n(matrix + row * slabs_.columns + slabs_.Begin(slab),
+                  slabs_.Width(slab), Row(row));
+    }
+  }
+  void Store(int64_t slab, float* matrix) {
+    for (int64_t row = 0; row < rows_; ++row) {
+      std::copy_n(Row(row), slabs_.Width(slab),
+                  matrix + row * slabs_.columns + slabs_.Begin(slab));
+    }
+  }
+  // Pointers to the rows of `samples`.
+  std::vector<float*> Rows(const std::vector<int32_t>& samples) {
+    std::vector<float*> rows;
+    rows.reserve(samples.size());
+    for (int32_t sample : samples) rows.push_back(Row(sample));
+    return rows;
+  }
+
+ private:
+  float* Row(int64_t row) { return first_ + row * slabs_.width; }
+
+  const int64_t rows_;
+  const Slabs& slabs_;
+  std::vector<float> floats_;  // [rows, width], from first_ on
+  float* first_;               // at the beginning of a cache line
+};
+
+}  // namespace
+
+namespace {
+
+// Sample by sample, the sums held in registers.
+void GradInputOfSmallKernel(const ActiveIds& ids, const Terms& terms,
+                            const NeuronSamples& groups, const float* kernel,
+                            int64_t input_dim, const ParallelFor& parallel_for,
+                            const VectorKernels& vector_kernels,
+                            float* input_gradient) {
+  // The terms by sample, in the order of the neurons.
+  std::vector<int64_t> ends(ids.batch + 1, 0);
+  for (int32_t sample : terms.samples) ++ends[sample + 1];
+  for (int64_t b = 0; b < ids.batch; ++b) ends[b + 1] += ends[b];
+  std::vector<int64_t> next(ends.begin(), ends.end());
+  std::vector<const float*> rows(terms.samples.size());
+  std::vector<float> scales(terms.samples.size());
+  for (size_t g = 0; g < groups.neurons.size(); ++g) {
+    for (int64_t i = groups.starts[g]; i < groups.starts[g + 1]; ++i) {
+      const int64_t place = next[terms.samples[i]]++;
+      rows[place] = kernel + groups.neurons[g] * input_dim;
+      scales[place] = terms.scales[i];
+    }
+  }
+  parallel_for(ids.batch, ids.active * (input_dim / 8 + 16),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t b = begin; b < end; ++b) {
+                   vector_kernels.weighted_sum(rows.data() + ends[b],
+                                               scales.data() + ends[b],
+                                               ends[b + 1] - ends[b], input_dim,
+                                               input_gradient + b * input_dim);
+                 }
+               });
+}
+
+}  // namespace
+
+void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
+                           const float* gradient, const float* kernel,
+                           int64_t input_dim, const ParallelFor& parallel_for,
+                           const VectorKernels& vector_kernels,
+                           float* input_gradient) {
+  const Terms terms(ids, groups, gradient);
+  const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
+  const int64_t places = static_cast<int64_t>(groups.places.size());
+  if (neurons * input_dim <= kSmallKernel) {
+    GradInputOfSmallKernel(ids, terms, groups, kernel, input_dim, parallel_for,
+                           vector_kernels, input_gradient);
+    return;
+  }
+  const Slabs slabs(ids.batch, input_dim);
+  parallel_for(
+      slabs.count, (places + ids.batch + 1) * (slabs.width / 8),
+      [&](int64_t begin, int64_t end) {
+        SlabBuffer sums(ids.batch, slabs);
+        const std::vector<float*> rows = sums.Rows(terms.samples);
+        for (int64_t slab = begin; slab < end; ++slab) {
+          sums.Clear();
+          const int64_t width = slabs.Width(slab);
+          const float* column = kernel + slabs.Begin(slab);
+          for (int64_t g = 0; g < neurons; ++g) {
+            if (g + kRowsAhead < neurons) {
+              Prefetch(column + groups.neurons[g + kRowsAhead] * input_dim,
+                       width);
+            }
+            const int64_t first = groups.starts[g];
+            vector_kernels.add_scaled(column + groups.neurons[g] * input_dim,
+                                      &terms.scales[first], &rows[first],
+                                      groups.starts[g + 1] - first, width);
+          }
+          sums.Store(slab, input_gradient);
+        }
+      });
+}
+
+void ActiveMatmulGradKernel(const ActiveIds& ids, const NeuronSamples& groups,
+                            const float* gradient, const float* inputs,
+                            int64_t input_dim, const ParallelFor& parallel_for,
+                            const VectorKernels& vector_kernels,
+                            float* kernel_gradient, float* bias_gradient) {
+  const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
+  if (neurons == 0) return;
+  const Slabs slabs(ids.batch, input_dim);
+  const Terms terms(ids, groups, gradient);
+  for (int64_t g = 0; g < neurons; ++g) {
+    float sum = 0.0f;
+    for (int64_t i = groups.starts[g]; i < groups.starts[g + 1]; ++i) {
+      sum += terms.scales[i];
+    }
+    bias_gradient[g] = sum;
+  }
+  // Slab by slab, and within a slab so many neurons at a time, so that there is
+  // work for several threads where a slab holds all columns.
+  const int64_t parts = (neurons + kNeuronsAtOnce - 1) / kNeuronsAtOnce;
+  const int64_t places = static_cast<int64_t>(groups.places.size());
+  parallel_for(slabs.count * parts, (1 + places / parts) * (slabs.width / 8),
+               [&](int64_t begin, int64_t end) {
+                 SlabBuffer samples(ids.batch, slabs);
+                 const std::vector<float*> rows = samples.Rows(terms.samples);
+                 int64_t loaded = -1;
+                 for (int64_t item = begin; item < end; ++item) {
+                   const int64_t slab = item / parts;
+                   if (slab != loaded) samples.Load(inputs, slab);
+                   loaded = slab;
+                   const int64_t first_neuron = item % parts * kNeuronsAtOnce;
+                   const int64_t last_neuron =
+                       std::min(first_neuron + kNeuronsAtOnce, neurons);
+                   for (int64_t g = first_neuron; g < last_neuron; ++g) {
+                     const int64_t first = groups.starts[g];
+                     vector_kernels.weighted_sum(
+                         &rows[first], &terms.scales[first],
+                         groups.starts[g + 1] - first, slabs.Width(slab),
+                         kernel_gradient + g * input_dim + slabs.Begin(slab));
+                   }
+                 }
+               });
+}
+
+}  // namespace keras_lsh

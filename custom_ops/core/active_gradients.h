@@ -1,0 +1,46 @@
+#ifndef CUSTOM_OPS_CORE_ACTIVE_GRADIENTS_H_
+#define CUSTOM_OPS_CORE_ACTIVE_GRADIENTS_H_
+
+#include <cstdint>
+
+#include "custom_ops/core/neuron_samples.h"
+#include "custom_ops/core/parallel.h"
+#include "custom_ops/core/vector_kernels.h"
+
+namespace keras_lsh {
+
+// Both gradients are worked out in slabs: so many columns that the slab of all
+// samples fits the first-level cache. There it is read, or added to, once for
+// each active neuron, while the rows of neurons pass by.
+
+// The gradient of ActiveMatmul by the inputs: for each sample the sum over its
+// active neurons, ascending (of equal ids by place), of gradient[b, s] *
+// kernel[ids[b, s]].
+//
+//   groups          GroupByNeuron(ids), without keys
+//   gradient        [batch, active], by the values
+//   kernel          [units, input_dim]
+//   input_gradient  [batch, input_dim], written
+void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
+                           const float* gradient, const float* kernel,
+                           int64_t input_dim, const ParallelFor& parallel_for,
+                           const VectorKernels& vector_kernels,
+                           float* input_gradient);
+
+// The gradient by the chosen rows of the kernel and by their biases: for each
+// neuron the sum over its samples, in order.
+//
+//   groups           GroupByNeuron(ids)
+//   gradient         [batch, active], by the values
+//   inputs           [batch, input_dim]
+//   kernel_gradient  [groups.neurons, input_dim], written
+//   bias_gradient    [groups.neurons], written
+void ActiveMatmulGradKernel(const ActiveIds& ids, const NeuronSamples& groups,
+                            const float* gradient, const float* inputs,
+                            int64_t input_dim, const ParallelFor& parallel_for,
+                            const VectorKernels& vector_kernels,
+                            float* kernel_gradient, float* bias_gradient);
+
+}  // namespace keras_lsh
+
+#endif  // CUSTOM_OPS_CORE_ACTIVE_GRADIENTS_H_

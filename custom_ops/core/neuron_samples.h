@@ -1,0 +1,49 @@
+#ifndef CUSTOM_OPS_CORE_NEURON_SAMPLES_H_
+#define CUSTOM_OPS_CORE_NEURON_SAMPLES_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "custom_ops/core/status.h"
+
+namespace keras_lsh {
+
+// Which neurons each sample of a batch computes.
+struct ActiveIds {
+  const int32_t* ids;  // [batch, active]; kNoId marks an unused place
+  int64_t batch;
+  int64_t active;
+};
+
+// A hint which neurons are likely to be chosen by the same samples: those with
+// equal keys, e.g. neurons of one bucket. It changes speed, not results.
+struct NeuronKeys {
+  const int32_t* keys =
+      nullptr;  // neuron n has keys[n * stride]; null: no hint
+  int64_t stride = 1;
+};
+
+// The same sets turned round: for each neuron that some sample chose, where in
+// `ids` it stands. Working neuron by neuron reads a row of the kernel once for
+// all its samples, and makes the gradient's rows unique.
+struct NeuronSamples {
+  std::vector<int32_t> neurons;  // the chosen neurons by (key, id) ascending
+  std::vector<int64_t> starts;   // [neurons + 1], into `places`
+  std::vector<int32_t> places;   // sample * active + slot, ascending a neuron
+  // Where tiles start, [tiles + 1], into `neurons`: runs of neurons of one key,
+  // of any without keys, short enough to be multiplied together.
+  std::vector<int64_t> tiles;
+};
+
+// Turns active sets round. Errors if an id is out of [0, units), kNoId apart,
+// or if batch * active does not fit 31 bits. The time depends on
+// batch * active and only logarithmically on `units`.
+Status GroupByNeuron(const ActiveIds& ids, int64_t units,
+                     const NeuronKeys& keys, NeuronSamples* out);
+
+// Errors if an id is out of [0, units), kNoId apart.
+Status CheckIds(const ActiveIds& ids, int64_t units);
+
+}  // namespace keras_lsh
+
+#endif  // CUSTOM_OPS_CORE_NEURON_SAMPLES_H_
