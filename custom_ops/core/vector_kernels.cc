@@ -24,6 +24,7 @@ namespace scalar {
 struct Vec {
   float lane[16];
 };
+constexpr int kMultiplyRows = 1, kMultiplyVectors = 1;
 constexpr int kSquareRows = 1, kSquareVectors = 1, kSumVectors = 1;
 
 static inline Vec Broadcast(float value) {
@@ -106,6 +107,7 @@ namespace avx2 {
 struct Vec {
   __m256 low, high;
 };
+constexpr int kMultiplyRows = 4, kMultiplyVectors = 1;
 constexpr int kSquareRows = 2, kSquareVectors = 3, kSumVectors = 4;
 
 KLSH_TARGET static inline Vec Broadcast(float value) {
@@ -202,6 +204,7 @@ namespace avx512 {
 #define KLSH_TARGET __attribute__((target("avx512f,avx2,fma")))
 
 using Vec = __m512;
+constexpr int kMultiplyRows = 8, kMultiplyVectors = 3;
 constexpr int kSquareRows = 6, kSquareVectors = 4, kSumVectors = 8;
 
 KLSH_TARGET static inline Vec Broadcast(float value) {

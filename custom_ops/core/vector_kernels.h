@@ -45,6 +45,11 @@ struct VectorKernels {
   void (*add_scaled)(const float* row, const float* scales,
                      float* const* targets, int64_t count, int64_t n);
 
+  // out = a b, of a [rows, inner] and b [inner, columns]. Each element is
+  // summed over `inner` in ascending order, fused.
+  void (*multiply)(const float* a, const float* b, int64_t rows, int64_t inner,
+                   int64_t columns, float* out);
+
   // One Adam step on n elements, in place.
   void (*adam_row)(const AdamRowStep& step, const float* gradient, int64_t n,
                    float* variable, float* momentum, float* velocity);

@@ -1,10 +1,11 @@
-// LshHashCodes, LshBuildTables and LshProbeSequence.
+// LshMatmul, LshHashCodes, LshBuildTables and LshProbeSequence.
 #include <cstdint>
 #include <limits>
 
 #include "custom_ops/core/bucket_tables.h"
 #include "custom_ops/core/hash_codes.h"
 #include "custom_ops/core/probe_sequence.h"
+#include "custom_ops/core/vector_kernels.h"
 #include "custom_ops/kernels/kernel_helpers.h"
 
 namespace keras_lsh {
@@ -37,6 +38,35 @@ struct CodeShape {
                  "`margins` must have tables * bits = ", int64_t{tables} * bits,
                  " columns. Received: shape=", margins.shape().DebugString());
     return absl::OkStatus();
+  }
+};
+
+class MatmulOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &a = context->input(0), &b = context->input(1);
+    OP_REQUIRES_OK(context, RequireRank(a, 2, "a"));
+    OP_REQUIRES_OK(context, RequireRank(b, 2, "b"));
+    const int64_t inner = a.dim_size(1), columns = b.dim_size(1);
+    OP_REQUIRES(
+        context, b.dim_size(0) == inner,
+        Invalid("`b` must have as many rows as `a` has columns. "
+                "Received: shapes ",
+                a.shape().DebugString(), " and ", b.shape().DebugString()));
+    Tensor* product;
+    OP_REQUIRES_OK(context, AllocateOutput(context, 0, {a.dim_size(0), columns},
+                                           &product));
+    const float* left = a.flat<float>().data();
+    const float* right = b.flat<float>().data();
+    float* out = product->flat<float>().data();
+    WorkerThreads(context)(a.dim_size(0), inner * columns / 8 + 1,
+                           [&](int64_t begin, int64_t end) {
+                             GetVectorKernels().multiply(
+                                 left + begin * inner, right, end - begin,
+                                 inner, columns, out + begin * columns);
+                           });
   }
 };
 
@@ -140,6 +170,8 @@ class ProbeSequenceOp : public OpKernel {
   int64_t probes_;
 };
 
+REGISTER_KERNEL_BUILDER(Name("LshMatmul").Device(tensorflow::DEVICE_CPU),
+                        MatmulOp);
 REGISTER_KERNEL_BUILDER(Name("LshHashCodes").Device(tensorflow::DEVICE_CPU),
                         HashCodesOp);
 REGISTER_KERNEL_BUILDER(Name("LshBuildTables").Device(tensorflow::DEVICE_CPU),

@@ -26,6 +26,29 @@ absl::Status MarginsShape(InferenceContext* c, DimensionHandle* n,
 
 }  // namespace
 
+REGISTER_OP("LshMatmul")
+    .Input("a: float")
+    .Input("b: float")
+    .Output("product: float")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle a, b;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &a));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &b));
+      DimensionHandle inner;
+      TF_RETURN_IF_ERROR(c->Merge(c->Dim(a, 1), c->Dim(b, 0), &inner));
+      c->set_output(0, c->Matrix(c->Dim(a, 0), c->Dim(b, 1)));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The product of two matrices, the same bits whatever the number of threads.
+
+TensorFlow's own may change with it, which moves neurons between buckets.
+
+a: [n, inner].
+b: [inner, m], of few columns or rows: it is read for every few rows of `a`.
+product: [n, m], each element summed over `inner` in ascending order, fused.
+)doc");
+
 REGISTER_OP("LshHashCodes")
     .Input("margins: float")
     .Output("codes: int32")

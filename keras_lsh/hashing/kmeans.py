@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lsh import ops
 from keras_lsh.hashing import subspace
 from keras_lsh.hashing._config import integer
 from keras_lsh.hashing.family import HashFamily, State, as_float
@@ -180,7 +181,7 @@ class KMeansCells(HashFamily):
         tables = centroids.shape[0]
         centroids = tf.reshape(centroids, [-1, centroids.shape[-1]])
         inputs = subspace.input_coordinates(inputs, state)
-        worth = tf.matmul(inputs, centroids[:, :-1], transpose_b=True)
+        worth = ops.matmul(inputs, tf.transpose(centroids[:, :-1]))
         worth += centroids[:, -1]
         cells = centroids.shape[0]
         probes = min(cells, tables * (self.probes or cells))
@@ -253,8 +254,8 @@ def _nearest(neurons: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:
     tables, cells, width = centroids.shape
     centroids = tf.reshape(centroids, [-1, width])
     # Half the squared distances, less what is the same for all centroids.
-    distances = 0.5 * tf.reduce_sum(centroids * centroids, axis=-1) - tf.matmul(
-        neurons, centroids, transpose_b=True
+    distances = 0.5 * tf.reduce_sum(centroids * centroids, axis=-1) - ops.matmul(
+        neurons, tf.transpose(centroids)
     )
     distances = tf.reshape(distances, [-1, tables, cells])
     return tf.argmin(distances, axis=-1, output_type=tf.int32)

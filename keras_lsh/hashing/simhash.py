@@ -129,7 +129,7 @@ class SimHash(VectorHash):
         if self.rank:
             basis = changes["basis"]
             directions = as_float("directions", state)[: basis.shape[0]]
-            changes["projected"] = tf.matmul(basis, directions, transpose_a=True)
+            changes["projected"] = ops.matmul(tf.transpose(basis), directions)
         return changes
 
     def neuron_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:

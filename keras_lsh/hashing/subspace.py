@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lsh import ops
 from keras_lsh.hashing.family import State, as_float
 
 # Inputs of a training step that are looked at: their moments are averaged over many.
@@ -85,9 +86,8 @@ def observe(inputs: tf.Tensor, state: State) -> dict[str, tf.Tensor]:
     new = tf.reduce_sum(tf.cast(usable, tf.float32))
     weight = tf.math.divide_no_nan(new, count + new)
     share = tf.math.divide_no_nan(1.0, count + new)  # of a row
-    moments = tf.matmul(
-        inputs, share * tf.matmul(inputs, as_float("basis", state)), transpose_a=True
-    )
+    covered = share * ops.matmul(inputs, as_float("basis", state))
+    moments = ops.matmul(tf.transpose(inputs), covered)
     mean = share * tf.reduce_sum(inputs, axis=0)
     return {
         "mean": (1.0 - weight) * as_float("mean", state) + mean,
@@ -135,14 +135,14 @@ def neuron_coordinates(kernel: Any, bias: Any, state: State) -> tf.Tensor:
     last = tf.linalg.matvec(kernel, as_float("center", state))
     if bias is not None:
         last += tf.cast(tf.convert_to_tensor(bias), tf.float32)
-    neurons = tf.matmul(kernel, directions)
+    neurons = ops.matmul(kernel, directions)
     return limited(tf.concat([neurons, last[:, tf.newaxis]], axis=1))
 
 
 def input_coordinates(inputs: tf.Tensor, state: State) -> tf.Tensor:
     """`z` without its last 1, float32 `[batch, rank]`, finite whatever the inputs."""
     inputs = tf.cast(inputs, tf.float32) - as_float("center", state)
-    inputs = tf.matmul(inputs, as_float("basis", state))
+    inputs = ops.matmul(inputs, as_float("basis", state))
     return limited(tf.math.divide_no_nan(inputs, as_float("scales", state)))
 
 
@@ -158,11 +158,13 @@ def _directions_of_inputs(state: State) -> tuple[tf.Tensor, ...]:
     covered = tf.linalg.matvec(old, mean, transpose_a=True)
     moments = as_float("moments", state) - mean[:, tf.newaxis] * covered
     basis, variances = _principal_directions(old, moments)
-    used = variances > 0.0
+    # Taking the mean's part away leaves rounding errors of its size.
+    used = variances > _SMALLEST_VARIANCE * tf.reduce_sum(mean * mean)
+    variances = tf.where(used, variances, 0.0)
     basis = tf.where(used, basis, old)
     # What the directions say of the covariance is all that is remembered of it.
-    products = tf.matmul(basis, basis, transpose_a=True)
-    moments = tf.matmul(basis * variances, products)
+    products = ops.matmul(tf.transpose(basis), basis)
+    moments = ops.matmul(basis * variances, products)
     return as_float("center", state) + mean, basis, tf.sqrt(variances), moments
 
 
@@ -171,7 +173,7 @@ def _directions_of_neurons(kernel: tf.Tensor, state: State) -> tuple[tf.Tensor, 
     basis, scales = as_float("basis", state), as_float("scales", state)
     neurons = tf.where(tf.abs(kernel) < _LARGEST_INPUT, kernel, 0.0)
     for _ in range(_FIRST_STEPS):
-        moments = tf.matmul(neurons, tf.matmul(neurons, basis), transpose_a=True)
+        moments = ops.matmul(tf.transpose(neurons), ops.matmul(neurons, basis))
         found, variances = _principal_directions(basis, moments / kernel.shape[0])
         used = variances > 0.0
         basis, scales = tf.where(used, found, basis), tf.cast(used, tf.float32)
@@ -206,5 +208,5 @@ def _principal_directions(
     used = values > _SMALLEST_VARIANCE * values[-1]
     normalize = tf.where(used, tf.math.rsqrt(values), 0.0)
     rotation = tf.matmul(whiten, vectors * normalize)
-    vectors = tf.matmul(tf.cast(moments, tf.float32), tf.cast(rotation, tf.float32))
+    vectors = ops.matmul(tf.cast(moments, tf.float32), tf.cast(rotation, tf.float32))
     return vectors, tf.cast(tf.where(used, values, 0.0), tf.float32)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lsh import ops
 from keras_lsh.hashing import subspace
 from keras_lsh.hashing._config import integer
 from keras_lsh.hashing.family import HashFamily, State, as_float
@@ -32,7 +33,9 @@ class Vectors(NamedTuple):
     def times(self, matrix: tf.Tensor) -> tf.Tensor:
         """`[n, m]`, the products with a matrix `[d + e, m]`."""
         size = self.main.shape[-1]
-        return tf.matmul(self.main, matrix[:size]) + tf.matmul(self.tail, matrix[size:])
+        return ops.matmul(self.main, matrix[:size]) + ops.matmul(
+            self.tail, matrix[size:]
+        )
 
     def joined(self) -> tf.Tensor:
         """`[n, d + e]`, with NaN and infinity replaced by what can be computed with."""

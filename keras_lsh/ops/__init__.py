@@ -30,6 +30,7 @@ __all__ = [
     "hash_codes",
     "library",
     "library_path",
+    "matmul",
     "probe_sequence",
     "reference_ops",
     "row_adam",
@@ -51,6 +52,7 @@ def _dispatch(name: str) -> Callable[..., Any]:
     return op
 
 
+matmul = _dispatch("matmul")
 hash_codes = _dispatch("hash_codes")
 build_tables = _dispatch("build_tables")
 probe_sequence = _dispatch("probe_sequence")

@@ -21,6 +21,12 @@ from keras_lsh.ops.variables import variable_of, watched_handle
 SCATTER_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
 
 
+def matmul(a: Any, b: Any) -> tf.Tensor:
+    a, b = as_tensor("a", a, tf.float32, 2), as_tensor("b", b, tf.float32, 2)
+    require_shape("b", b, [a.shape[1], None], f"a tensor of {a.shape[1]} rows")
+    return _ops().lsh_matmul(a, b)
+
+
 def hash_codes(margins: Any, tables: int, bits: int) -> tf.Tensor:
     margins = as_tensor("margins", margins, tf.float32, 2)
     _require_code_shape(tables, bits)

@@ -23,6 +23,7 @@ VALUES = RNG.standard_normal(IDS.shape).astype(np.float32)
 
 # Arguments of each op that are good.
 GOOD = {
+    "matmul": {"a": INPUTS, "b": KERNEL[:5, :3]},
     "hash_codes": {
         "margins": RNG.standard_normal([4, 6]).astype(np.float32),
         "tables": 2,
@@ -126,6 +127,9 @@ DTYPES = [
 ]
 # These the compiled ops know for themselves, even where no shape is known.
 SHAPES = [
+    ("matmul", {"a": INPUTS[0]}, "a"),
+    ("matmul", {"b": KERNEL[None]}, "b"),
+    ("matmul", {"b": KERNEL}, "b"),
     ("hash_codes", {"margins": FLOATS[0]}, "margins"),
     ("hash_codes", {"margins": FLOATS[None]}, "margins"),
     ("hash_codes", {"margins": FLOATS}, "margins"),
@@ -491,6 +495,7 @@ TOO_LARGE = {
         gradient=tf.zeros([2**40, 0]), ids=tf.zeros([2**40, 0], tf.int32),
         kernel=tf.zeros([0, 2**40])""",
     "lsh_probe_sequence": "margins=tf.zeros([2, 3]), tables=2**31, bits=3, probes=1",
+    "lsh_matmul": "a=tf.zeros([2**40, 0]), b=tf.zeros([0, 2**40])",
     "lsh_hash_codes": "margins=tf.zeros([2, 64]), tables=1, bits=64",
 }
 

@@ -65,6 +65,23 @@ def random_margins(rng, shape, kind):
     return rng.choice(ODD_MARGINS, shape)
 
 
+@pytest.mark.parametrize(
+    ("n", "inner", "m"),
+    [(50, 30, 16), (0, 3, 4), (3, 0, 4), (3, 4, 0), (1, 1, 1), (129, 784, 17)],
+)
+def test_matmul(run, n, inner, m):
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal([n, inner]).astype(np.float32)
+    b = rng.standard_normal([inner, m]).astype(np.float32)
+    product = run(compiled.matmul, a, b)
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    plain = np.zeros([n, m], np.float32)  # one after the other, as documented
+    for i in range(inner):
+        plain += a[:, i : i + 1] * b[i]
+    assert_as_precise(product, exact, plain)
+    np.testing.assert_allclose(reference.matmul(a, b), exact, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["normal", "ties", "odd"])
 @pytest.mark.parametrize(
     ("n", "tables", "bits"), [(50, 3, 4), (0, 2, 3), (3, 1, 20), (7, 9, 1)]

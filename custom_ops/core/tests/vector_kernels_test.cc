@@ -353,6 +353,37 @@ TEST(AdamRowWithoutEpsilonLeavesOtherElementsAlone) {
   }
 }
 
+TEST(MultiplySumsInOrder) {
+  Random random(11);
+  for (int64_t rows : {0, 1, 2, 7, 8, 9, 17}) {
+    for (int64_t inner : {0, 1, 3, 40}) {
+      for (int64_t columns : {0, 1, 15, 16, 17, 47, 48, 49, 70}) {
+        const Context context("rows=", rows, " inner=", inner,
+                              " columns=", columns);
+        std::vector<float> a = random.Floats(rows * inner);
+        std::vector<float> b = random.Floats(inner * columns);
+        AddSpecialValues(&random, 0.01, &a);
+        AddSpecialValues(&random, 0.01, &b);
+        std::vector<float> expected(rows * columns, 0.0f);
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t i = 0; i < inner; ++i) {
+            for (int64_t j = 0; j < columns; ++j) {
+              float& sum = expected[r * columns + j];
+              sum = std::fma(a[r * inner + i], b[i * columns + j], sum);
+            }
+          }
+        }
+        const Fenced left(a), right(b);
+        Fenced out(std::vector<float>(rows * columns, 1.0f));
+        GetVectorKernels().multiply(left.data(), right.data(), rows, inner,
+                                    columns, out.data());
+        CHECK_EQ(out.values(), expected);
+        CHECK(out.FencesStand());
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace testing
 }  // namespace keras_lsh
