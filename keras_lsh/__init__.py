@@ -18,6 +18,7 @@ from keras_lsh.hashing import (
 )
 from keras_lsh.layers import LSHDense
 from keras_lsh.optimizers import LazyAdam, LossScaleOptimizer
+from keras_lsh.tuning import tune
 
 __all__ = [
     "L2ALSH",
@@ -46,4 +47,5 @@ __all__ = [
     "metrics",
     "ops",
     "to_dense",
+    "tune",
 ]

@@ -1,7 +1,7 @@
 """Hash families: which bucket a neuron is in, and which buckets an input looks into."""
 
 from keras_lsh.hashing.cross_polytope import CrossPolytope
-from keras_lsh.hashing.families import get_family
+from keras_lsh.hashing.families import choose, get_family
 from keras_lsh.hashing.family import HashFamily
 from keras_lsh.hashing.kmeans import KMeansCells
 from keras_lsh.hashing.random_buckets import RandomBuckets
@@ -21,5 +21,6 @@ __all__ = [
     "SimpleLSH",
     "Transform",
     "WTAHash",
+    "choose",
     "get_family",
 ]

@@ -20,6 +20,33 @@ _BY_NAME: dict[str, type[HashFamily]] = {
     "wta": WTAHash,
 }
 
+# Candidates per active neuron where nothing else is said, and cells that the
+# candidates of a sample should come from: fewer would tell little apart.
+_OVERSAMPLE = 3.0
+_CELLS_OF_CANDIDATES = 8
+
+
+def choose(units: int, active: int) -> tuple[HashFamily, float]:
+    """What `hashing="auto"` means: a hash family, and how many candidates to retrieve.
+
+    The family is `KMeansCells()`, which sets the number of cells by `units`, looks into
+    all of them (so that nothing is drawn at random), and takes as many directions as
+    the width of the inputs allows, up to 16. Candidates are 3 per active neuron, and at
+    least the neurons of 8 cells: for a few active neurons of very many, 3 each would
+    leave the choice to the cells.
+
+    Args:
+        units: neurons of the layer.
+        active: neurons that a sample uses.
+
+    Returns:
+        The family, and the candidates per active neuron.
+    """
+    family = KMeansCells()
+    cells = family.for_layer(1, units).buckets
+    candidates = max(_OVERSAMPLE * active, _CELLS_OF_CANDIDATES * units / cells)
+    return family, max(1.0, min(candidates, units) / active)
+
 
 def get_family(identifier: Any) -> HashFamily:
     """A hash family from itself, its name, or its serialised form."""

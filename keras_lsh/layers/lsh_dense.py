@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_lsh import ops
 from keras_lsh._arguments import check_argument, check_choice, is_integer
-from keras_lsh.hashing import HashFamily, KMeansCells
+from keras_lsh.hashing import HashFamily, choose, get_family
 from keras_lsh.layers import row_local
 from keras_lsh.selection import (
     ExactSelector,
@@ -64,11 +64,15 @@ class LSHDense(keras.layers.Layer):
         bias_constraint: NonNeg; likewise.
         active: How many neurons a sample may use: a float in (0, 1] is a fraction of
             `units`, an integer is a count.
-        hashing: The hash family. None: `keras_lsh.KMeansCells()`, cells of neurons
-            that activate alike. `keras_lsh.SimHash(bits=6, tables=5, probes=10)`, signs
-            of random projections, is what the paper uses, and finds far less.
+        hashing: The hash family: an object such as `keras_lsh.SimHash(bits=8)`, a name
+            (`"kmeans"`, `"simhash"`, `"cross_polytope"`, `"wta"`, `"dwta"`, `"random"`;
+            see `keras_lsh.hashing`), or `"auto"`: cells of neurons that activate alike,
+            as many as suits the layer (see `keras_lsh.hashing.choose`). The paper uses
+            `SimHash(bits=6, tables=5, probes=10)`, which finds far less.
+            `keras_lsh.tune` compares families on your own data.
         oversample: Candidates retrieved per active neuron, at least 1: the exact
             products of the candidates decide which stay. 1 trusts the tables' ranking.
+            None: 3, with `hashing="auto"` more where few of very many are active.
         selection: `"lsh"`; or, for comparison, `"exact"` (the truly largest, at the
             cost of all products) or `"random"`.
         inference: `"sparse"` (the selection of training) or `"exact"` (all units) for
@@ -107,8 +111,8 @@ class LSHDense(keras.layers.Layer):
         bias_constraint: Any = None,
         *,
         active: float | int = 0.05,
-        hashing: HashFamily | None = None,
-        oversample: float = 3.0,
+        hashing: HashFamily | str = "auto",
+        oversample: float | None = None,
         selection: str = "lsh",
         inference: str = "sparse",
         **kwargs: Any,
@@ -142,20 +146,20 @@ class LSHDense(keras.layers.Layer):
         )
         self.active = active
         self.num_active = _count_active(active, self.units)
-        self.hashing = KMeansCells() if hashing is None else hashing
-        check_argument(
-            "hashing",
-            hashing,
-            isinstance(self.hashing, HashFamily),
-            "a hash family such as `keras_lsh.KMeansCells()`",
-        )
+        family, candidates = choose(self.units, self.num_active)
+        if hashing != "auto":
+            family, candidates = get_family(hashing), 3.0
+        self.hashing = hashing if isinstance(hashing, str) else family
         check_argument(
             "oversample",
             oversample,
-            isinstance(oversample, (int, float)) and 1 <= oversample < math.inf,
-            "a number of at least 1",
+            oversample is None
+            or (isinstance(oversample, (int, float)) and 1 <= oversample < math.inf),
+            "a number of at least 1, or None",
         )
         self.oversample = oversample
+        self._family = family
+        self._candidates_per_active = candidates if oversample is None else oversample
         check_choice("selection", selection, SELECTIONS)
         self.selection = selection
         check_choice("inference", inference, INFERENCE_MODES)
@@ -306,7 +310,9 @@ class LSHDense(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         serialized = {
             "activation": keras.activations.serialize(self.activation),
-            "hashing": keras.saving.serialize_keras_object(self.hashing),
+            "hashing": self.hashing
+            if isinstance(self.hashing, str)
+            else keras.saving.serialize_keras_object(self.hashing),
         }
         for name in ("kernel_initializer", "bias_initializer"):
             serialized[name] = keras.initializers.serialize(getattr(self, name))
@@ -325,13 +331,6 @@ class LSHDense(keras.layers.Layer):
             **serialized,
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "LSHDense":
-        config = dict(config)
-        if isinstance(config.get("hashing"), dict):
-            config["hashing"] = keras.saving.deserialize_keras_object(config["hashing"])
-        return cls(**config)
-
     @property
     def selector(self) -> Selector:
         """Who chooses the candidates; for looking into, as diagnostics do."""
@@ -341,16 +340,16 @@ class LSHDense(keras.layers.Layer):
     @property
     def num_candidates(self) -> int:
         """Neurons per sample whose products are computed, to keep `num_active`."""
-        if not self._selector.ranks_approximately:
+        if self.selection != "lsh":
             return self.num_active
-        return min(self.units, math.ceil(self.num_active * self.oversample))
+        return min(self.units, math.ceil(self.num_active * self._candidates_per_active))
 
     def _make_selector(self) -> Selector:
         if self.selection == "exact":
             return ExactSelector()
         if self.selection == "random":
             return RandomSelector()
-        return LSHSelector(self.hashing)
+        return LSHSelector(self._family)
 
     def _add_selector_weight(self, name: str, value: np.ndarray) -> keras.Variable:
         return self.add_weight(

@@ -25,8 +25,6 @@ class LSHSelector(Selector):
         hashing: The hash family, e.g. `keras_lsh.SimHash()`.
     """
 
-    ranks_approximately = True
-
     def __init__(self, hashing: HashFamily):
         self.hashing = hashing
 

@@ -21,10 +21,6 @@ class Selector(abc.ABC):
     saved, exported and cloned with it.
     """
 
-    #: Whether more candidates than needed should be asked for, the largest of their
-    #: exact products then deciding which are used.
-    ranks_approximately = False
-
     #: int32 `[units, any]`, or None: neurons of equal first key are likely to be
     #: selected by the same samples (see `keras_lsh.ops.active_matmul`).
     neuron_keys: Any = None

@@ -381,6 +381,29 @@ class TestRegularizersAndConstraints:
             keras_lsh.LSHDense(UNITS, **{name: value})
 
 
+class TestHashing:
+    @pytest.mark.parametrize("hashing", ["auto", "simhash", "kmeans", "random"])
+    def test_by_name(self, hashing):
+        layer = keras_lsh.LSHDense(UNITS, hashing=hashing)
+        config = layer.get_config()
+        assert config["hashing"] == hashing
+        copy = keras_lsh.LSHDense.from_config(config)
+        copy.build((None, 5))
+        assert copy.get_config() == config
+
+    def test_auto_asks_for_the_neurons_of_some_cells(self):
+        wide = keras_lsh.LSHDense(100_000, active=10)
+        assert 400 <= wide.num_candidates <= 450  # of 8 of 1896 cells
+        assert keras_lsh.LSHDense(1000, active=50).num_candidates == 150
+        assert keras_lsh.LSHDense(1000, active=500).num_candidates == 1000
+        assert keras_lsh.LSHDense(1, active=1).num_candidates == 1
+        kept = keras_lsh.LSHDense(100_000, active=10, oversample=2)
+        assert kept.num_candidates == 20
+        assert (
+            keras_lsh.LSHDense(1000, active=50, hashing="simhash").num_candidates == 150
+        )
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -389,7 +412,7 @@ class TestBadInput:
             *[("active", a) for a in (0, 0.0, -1, 1.5, UNITS + 1, "5", True, None)],
             ("active", float("nan")),
             *[("oversample", o) for o in (0.5, -1, float("inf"), "2")],
-            ("hashing", "simhash"),
+            *[("hashing", h) for h in ("best", None, 3, keras_lsh.SimHash)],
             ("selection", "best"),
             ("inference", "dense"),
         ],
