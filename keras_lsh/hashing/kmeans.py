@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lsh import ops
 from keras_lsh.hashing._config import integer
 from keras_lsh.hashing.family import HashFamily, State
 
@@ -30,7 +31,7 @@ _LARGEST_INPUT = 1e15
 _LARGEST_COORDINATE = 1e17
 
 # Directions whose variance is this small beside the largest are rounding errors.
-_SMALLEST_VARIANCE = 1e-6
+_SMALLEST_VARIANCE = 3e-5
 
 
 @keras.saving.register_keras_serializable("keras_lsh")
@@ -173,26 +174,15 @@ class KMeansCells(HashFamily):
 
     def observe(self, inputs: tf.Tensor, state: State) -> dict[str, tf.Tensor]:
         """Updates `mean` and `moments` with some of the inputs, evenly spaced."""
-        count = _float("count", state)
-        inputs = tf.cast(inputs, tf.float32)
-        batch = tf.shape(inputs)[0]
-        stride = tf.maximum((batch + _ROWS - 1) // _ROWS, 1)
-        inputs = tf.gather(inputs, tf.range(0, batch, stride))
-        # Not so for NaN either.
-        usable = tf.reduce_all(tf.abs(inputs) < _LARGEST_INPUT, axis=-1, keepdims=True)
-        inputs = tf.where(usable, inputs - _float("center", state), 0.0)
-        new = tf.reduce_sum(tf.cast(usable, tf.float32))
-        weight = tf.math.divide_no_nan(new, count + new)
-        share = tf.math.divide_no_nan(1.0, count + new)  # of a row
-        moments = tf.matmul(
-            inputs, share * tf.matmul(inputs, _float("basis", state)), transpose_a=True
+        names = "center", "basis", "mean", "moments", "count"
+        mean, moments, count = ops.observe_inputs(
+            tf.cast(inputs, tf.float32),
+            *(_float(name, state) for name in names),
+            rows=_ROWS,
+            largest=_LARGEST_INPUT,
+            window=_WINDOW,
         )
-        mean = share * tf.reduce_sum(inputs, axis=0)
-        return {
-            "mean": (1.0 - weight) * _float("mean", state) + mean,
-            "moments": (1.0 - weight) * _float("moments", state) + moments,
-            "count": tf.minimum(count + new, _WINDOW),
-        }
+        return {"mean": mean, "moments": moments, "count": count}
 
     def refresh(self, kernel: Any, bias: Any, state: State) -> dict[str, tf.Tensor]:
         """Follows the inputs with the coordinates, and the neurons with the cells."""
@@ -240,14 +230,10 @@ class KMeansCells(HashFamily):
         cells = centroids.shape[0]
         probes = min(cells, tables * (self.probes or cells))
         if probes < cells:
-            worth, buckets = tf.math.top_k(worth, probes)
-        else:
-            buckets = tf.broadcast_to(tf.range(cells), tf.shape(worth))
-        # Linear in the worth, so that the sum over tables ranks by the mean worth.
-        least = tf.reduce_min(worth, axis=-1, keepdims=True)
-        range_ = tf.reduce_max(worth, axis=-1, keepdims=True) - least
-        shares = tf.math.divide_no_nan(worth - least, range_)
-        return buckets, 1 + tf.cast(65535.0 * shares, tf.int32)
+            worth, best = tf.math.top_k(worth, probes)
+            # Linear in the worth, so that the sum over tables ranks by the mean worth.
+            return best, ops.rank_cells(worth)[1]
+        return ops.rank_cells(worth)
 
     def multiplications(self, input_dim: int) -> int:
         rank = min(self.rank, input_dim)
