@@ -70,7 +70,8 @@ def as_tensor(name: str, x: Any, dtype: tf.DType, rank: int) -> tf.Tensor:
         ) from error
     shape = [None] * rank
     require_shape(name, tensor, shape, f"a tensor of rank {rank}")
-    return tf.ensure_shape(tensor, shape)
+    # In a graph it would be one more op, and a single sample is served by few of them.
+    return tensor if tensor.shape.rank is not None else tf.ensure_shape(tensor, shape)
 
 
 def as_weight(name: str, x: Any, rank: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
