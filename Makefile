@@ -85,6 +85,7 @@ demo: install  ## train Dense and LSHDense, compare, export [DATA= TFDS_DIR= QUI
 bench: install  ## every benchmark, as JSON rows
 	$(BIN)/python benchmarks/layer_step.py
 	$(BIN)/python benchmarks/wide_layer_step.py
+	$(BIN)/python benchmarks/op_limits.py
 
 # ---- Tests -------------------------------------------------------------------------
 

@@ -19,23 +19,6 @@ using ::tensorflow::Tensor;
 using ::tensorflow::TensorShape;
 using ::tensorflow::Var;
 
-// Makes the buffer of a variable, whose lock is held, ours alone: whoever still
-// reads it keeps the old one. Unlike TensorFlow's own sparse updates this does
-// not put the variable into copy-on-read mode, in which every later dense read
-// (evaluation, saving, rebuilding the tables) copies it whole.
-absl::Status OwnBuffer(OpKernelContext* context, Var* variable) {
-  Tensor* tensor = variable->tensor();
-  if (tensor->RefCountIsOne()) return absl::OkStatus();
-  Tensor copy;
-  TF_RETURN_IF_ERROR(
-      context->allocate_temp(tensor->dtype(), tensor->shape(), &copy));
-  const auto bytes = tensor->tensor_data();
-  std::copy(bytes.begin(), bytes.end(),
-            const_cast<char*>(copy.tensor_data().data()));
-  *tensor = copy;
-  return absl::OkStatus();
-}
-
 class RowAdamOp : public OpKernel {
  public:
   explicit RowAdamOp(OpKernelConstruction* context) : OpKernel(context) {

@@ -1,7 +1,9 @@
-// Reading a variable in place, whether it comes as a tensor or as a handle.
+// Reading a variable in place, whether it comes as a tensor or as a handle, and
+// writing to it.
 #ifndef CUSTOM_OPS_KERNELS_VARIABLE_ACCESS_H_
 #define CUSTOM_OPS_KERNELS_VARIABLE_ACCESS_H_
 
+#include <algorithm>
 #include <memory>
 #include <string>
 
@@ -56,6 +58,24 @@ class ReadInPlace {
   tensorflow::core::RefCountPtr<tensorflow::Var> variable_;
   std::unique_ptr<tensorflow::tf_shared_lock> lock_;
 };
+
+// Makes the buffer of a variable, whose lock is held, ours alone: whoever still
+// reads it keeps the old one. Unlike TensorFlow's own sparse updates this does
+// not put the variable into copy-on-read mode, in which every later dense read
+// (evaluation, saving, rebuilding the tables) copies it whole.
+inline absl::Status OwnBuffer(tensorflow::OpKernelContext* context,
+                              tensorflow::Var* variable) {
+  tensorflow::Tensor* tensor = variable->tensor();
+  if (tensor->RefCountIsOne()) return absl::OkStatus();
+  tensorflow::Tensor copy;
+  TF_RETURN_IF_ERROR(
+      context->allocate_temp(tensor->dtype(), tensor->shape(), &copy));
+  const auto bytes = tensor->tensor_data();
+  std::copy(bytes.begin(), bytes.end(),
+            const_cast<char*>(copy.tensor_data().data()));
+  *tensor = copy;
+  return absl::OkStatus();
+}
 
 }  // namespace keras_lsh
 

@@ -201,6 +201,27 @@ ids: [batch, active], in [0, units); -1 marks an unused place.
 values: [batch, active]; 0 in unused places.
 )doc");
 
+REGISTER_OP("LshResourceRowSubtract")
+    .Input("variable: resource")
+    .Input("rows: int32")
+    .Input("values: float")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle unused;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &unused));
+      return c->WithRankAtLeast(c->input(2), 1, &unused);
+    })
+    .Doc(R"doc(
+Subtracts from rows of a variable, in place.
+
+Fastest where rows ascend strictly. Unlike ResourceScatterSub, leaves the variable such
+that it can be read without a copy.
+
+variable: [total_rows, ...], float32.
+rows: [num_rows], in [0, total_rows); what is given for one row several times adds up.
+values: [num_rows, ...].
+)doc");
+
 REGISTER_OP("LshResourceRowAdam")
     .Input("variable: resource")
     .Input("momentum: resource")

@@ -120,6 +120,70 @@ buckets: [batch, tables * probes], global numbers table * 2^bits + code: the
 weights: [batch, tables * probes], 65536 / (1 + cost), truncated.
 )doc");
 
+REGISTER_OP("LshRankCells")
+    .Input("worth: float")
+    .Output("buckets: int32")
+    .Output("weights: int32")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle worth;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &worth));
+      c->set_output(0, worth);
+      c->set_output(1, worth);
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+All cells as buckets to look into, weighted by their worth.
+
+worth: [batch, cells].
+buckets: [batch, cells], each row 0, 1, ..., cells - 1.
+weights: [batch, cells], linear in the worth, from 1 for the least of a sample to
+  65536 for the largest; truncated. 1 where all are equal.
+)doc");
+
+REGISTER_OP("LshObserveInputs")
+    .Input("inputs: float")
+    .Input("center: float")
+    .Input("basis: float")
+    .Input("mean: float")
+    .Input("moments: float")
+    .Input("count: float")
+    .Output("new_mean: float")
+    .Output("new_moments: float")
+    .Output("new_count: float")
+    .Attr("rows: int >= 1")
+    .Attr("largest: float")
+    .Attr("window: float")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle inputs, mean, moments, count;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &inputs));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 1, &mean));
+      TF_RETURN_IF_ERROR(c->Merge(mean, c->input(1), &mean));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 2, &moments));
+      TF_RETURN_IF_ERROR(c->Merge(moments, c->input(2), &moments));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(5), 0, &count));
+      DimensionHandle unused;
+      TF_RETURN_IF_ERROR(c->Merge(c->Dim(inputs, 1), c->Dim(mean, 0), &unused));
+      TF_RETURN_IF_ERROR(
+          c->Merge(c->Dim(inputs, 1), c->Dim(moments, 0), &unused));
+      c->set_output(0, mean);
+      c->set_output(1, moments);
+      c->set_output(2, count);
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Adds inputs to the averages of x - center and (x - center) (x - center)' basis.
+
+inputs: [batch, input_dim].
+center: [input_dim].
+basis: [input_dim, rank].
+mean: [input_dim], average of x - center so far.
+moments: [input_dim, rank], likewise.
+count: scalar, the number of inputs in the averages.
+rows: of the batch, at most so many inputs are added, evenly spaced.
+largest: an input with an element of this size or more, or NaN, is left out.
+window: new_count is at most this.
+)doc");
+
 REGISTER_OP("LshSelectActive")
     .Input("buckets: int32")
     .Input("weights: int32")

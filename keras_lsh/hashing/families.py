@@ -31,7 +31,7 @@ def choose(units: int, active: int) -> tuple[HashFamily, float]:
 
     The family is `KMeansCells()`, which sets the number of cells by `units`, looks into
     all of them (so that nothing is drawn at random), and takes as many directions as
-    the width of the inputs allows, up to 16. Candidates are 3 per active neuron, and at
+    the width of the inputs allows, up to 12. Candidates are 3 per active neuron, and at
     least the neurons of 8 cells: for a few active neurons of very many, 3 each would
     leave the choice to the cells.
 

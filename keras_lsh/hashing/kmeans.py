@@ -87,7 +87,7 @@ class KMeansCells(HashFamily):
         tables: int = 1,
         probes: int | None = None,
         *,
-        rank: int = 16,
+        rank: int = 12,
         seed: int = 0,
     ):
         self.cells = None if cells is None else integer("cells", cells, 1, MAX_CELLS)
@@ -186,14 +186,10 @@ class KMeansCells(HashFamily):
         cells = centroids.shape[0]
         probes = min(cells, tables * (self.probes or cells))
         if probes < cells:
-            worth, buckets = tf.math.top_k(worth, probes)
-        else:
-            buckets = tf.broadcast_to(tf.range(cells), tf.shape(worth))
-        # Linear in the worth, so that the sum over tables ranks by the mean worth.
-        least = tf.reduce_min(worth, axis=-1, keepdims=True)
-        range_ = tf.reduce_max(worth, axis=-1, keepdims=True) - least
-        shares = tf.math.divide_no_nan(worth - least, range_)
-        return buckets, 1 + tf.cast(65535.0 * shares, tf.int32)
+            worth, best = tf.math.top_k(worth, probes)
+            # Linear in the worth, so that the sum over tables ranks by the mean worth.
+            return best, ops.rank_cells(worth)[1]
+        return ops.rank_cells(worth)
 
     def multiplications(self, input_dim: int) -> int:
         rank = min(self.rank, input_dim)

@@ -75,25 +75,15 @@ def initial_state(
 
 def observe(inputs: tf.Tensor, state: State) -> dict[str, tf.Tensor]:
     """New `mean`, `moments` and `count`, from some of the inputs, evenly spaced."""
-    count = as_float("count", state)
-    inputs = tf.cast(inputs, tf.float32)
-    batch = tf.shape(inputs)[0]
-    stride = tf.maximum((batch + _ROWS - 1) // _ROWS, 1)
-    inputs = tf.gather(inputs, tf.range(0, batch, stride))
-    # Not so for NaN either.
-    usable = tf.reduce_all(tf.abs(inputs) < _LARGEST_INPUT, axis=-1, keepdims=True)
-    inputs = tf.where(usable, inputs - as_float("center", state), 0.0)
-    new = tf.reduce_sum(tf.cast(usable, tf.float32))
-    weight = tf.math.divide_no_nan(new, count + new)
-    share = tf.math.divide_no_nan(1.0, count + new)  # of a row
-    covered = share * ops.matmul(inputs, as_float("basis", state))
-    moments = ops.matmul(tf.transpose(inputs), covered)
-    mean = share * tf.reduce_sum(inputs, axis=0)
-    return {
-        "mean": (1.0 - weight) * as_float("mean", state) + mean,
-        "moments": (1.0 - weight) * as_float("moments", state) + moments,
-        "count": tf.minimum(count + new, _WINDOW),
-    }
+    names = "center", "basis", "mean", "moments", "count"
+    mean, moments, count = ops.observe_inputs(
+        tf.cast(inputs, tf.float32),
+        *(as_float(name, state) for name in names),
+        rows=_ROWS,
+        largest=_LARGEST_INPUT,
+        window=_WINDOW,
+    )
+    return {"mean": mean, "moments": moments, "count": count}
 
 
 def refresh(kernel: Any, state: State) -> dict[str, tf.Tensor]:

@@ -205,6 +205,9 @@ class LSHDense(keras.layers.Layer):
                 dtype="float32",
                 autocast=False,
             )
+        for weight in (self.kernel, self.bias):
+            if weight is not None:
+                ops.subtract_by_rows(weight)
         self._selector = self._make_selector()
         self._selector.build(self._add_selector_weight, self.units, input_dim)
         self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_dim})

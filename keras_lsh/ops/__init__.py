@@ -6,8 +6,12 @@ Signatures, shapes and errors are those documented in `keras_lsh.ops.reference`.
 """
 
 import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
+
+import keras
+import tensorflow as tf
 
 from keras_lsh.ops import compiled, reference
 from keras_lsh.ops._checks import data_checks
@@ -31,12 +35,16 @@ __all__ = [
     "library",
     "library_path",
     "matmul",
+    "observe_inputs",
     "probe_sequence",
+    "rank_cells",
     "reference_ops",
     "row_adam",
     "scatter_active",
     "select_active",
     "simd_level",
+    "subtract_by_rows",
+    "subtract_rows",
     "tensor_form",
     "using_reference",
 ]
@@ -58,7 +66,36 @@ build_tables = _dispatch("build_tables")
 probe_sequence = _dispatch("probe_sequence")
 select_active = _dispatch("select_active")
 active_matmul = _dispatch("active_matmul")
+rank_cells = _dispatch("rank_cells")
+observe_inputs = _dispatch("observe_inputs")
 scatter_active = _dispatch("scatter_active")
+subtract_rows = _dispatch("subtract_rows")
 row_adam = _dispatch("row_adam")
+
+
+def subtract_by_rows(variable: Any) -> None:
+    """Makes `subtract_rows` the `scatter_sub` of a variable.
+
+    That is what `keras.optimizers.SGD` calls for a row-sparse gradient. TensorFlow's
+    own takes one thread, and leaves the variable in a mode in which every read of it as
+    a tensor (evaluation, saving, rebuilding tables) copies it whole.
+
+    A copy of the variable, and one that `tf.distribute` mirrors, keep TensorFlow's.
+    """
+    variable = variable.value if isinstance(variable, keras.Variable) else variable
+    if isinstance(variable, tf.distribute.DistributedValues):
+        return
+    itself = weakref.ref(variable)  # the variable must not keep itself alive
+
+    def scatter_sub(
+        sparse_delta: Any, use_locking: bool = False, name: str | None = None
+    ) -> Any:
+        del use_locking, name
+        rows, values = sparse_delta.indices, sparse_delta.values
+        subtract_rows(itself(), tf.cast(rows, tf.int32), values)
+        return itself()
+
+    variable.scatter_sub = scatter_sub
+
 
 load_on_import()

@@ -70,7 +70,8 @@ def as_tensor(name: str, x: Any, dtype: tf.DType, rank: int) -> tf.Tensor:
         ) from error
     shape = [None] * rank
     require_shape(name, tensor, shape, f"a tensor of rank {rank}")
-    return tf.ensure_shape(tensor, shape)
+    # In a graph it would be one more op, and a single sample is served by few of them.
+    return tensor if tensor.shape.rank is not None else tf.ensure_shape(tensor, shape)
 
 
 def as_weight(name: str, x: Any, rank: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
@@ -98,6 +99,36 @@ def require_same_batch(name: str, x: tf.Tensor, other: str, y: tf.Tensor) -> tf.
     rows = tf.shape(x)[0], tf.shape(y)[0]
     message = f"`{name}` must have as many rows as `{other}`."
     return checked(x, lambda: tf.debugging.assert_equal(*rows, message))
+
+
+def rows_of(variable: Any, rows: Any, values: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """`rows` and `values` for a variable, checked."""
+    rows = as_tensor("rows", rows, tf.int32, 1)
+    values = as_tensor("values", values, variable.dtype, variable.shape.rank)
+    shape = rows.shape + variable.shape[1:]
+    require_shape("values", values, shape, f"shape {shape}, a row for each of `rows`")
+    return rows, values
+
+
+def observation(
+    inputs: Any, center: Any, basis: Any, mean: Any, moments: Any, count: Any, rows: int
+) -> list[tf.Tensor]:
+    """What `observe_inputs` receives, checked."""
+    require_integer("rows", rows, 1, MAX_INT32, "a positive integer")
+    inputs = as_tensor("inputs", inputs, tf.float32, 2)
+    basis = as_tensor("basis", basis, tf.float32, 2)
+    columns = f"to match inputs of shape {inputs.shape}"
+    require_shape("basis", basis, [inputs.shape[1], None], columns)
+    vectors = []
+    for name, vector in (("center", center), ("mean", mean)):
+        vectors.append(as_tensor(name, vector, tf.float32, 1))
+        require_shape(name, vectors[-1], inputs.shape[1:], columns)
+    moments = as_tensor("moments", moments, tf.float32, 2)
+    require_shape(
+        "moments", moments, basis.shape, f"the shape of `basis`, {basis.shape}"
+    )
+    count = as_tensor("count", count, tf.float32, 0)
+    return [inputs, vectors[0], basis, vectors[1], moments, count]
 
 
 def check_range(name: str, x: tf.Tensor, begin: int, end: Any) -> Any:

@@ -11,9 +11,11 @@ from keras_lsh.ops._checks import (
     MAX_INT32,
     as_tensor,
     as_weight,
+    observation,
     require,
     require_integer,
     require_shape,
+    rows_of,
 )
 from keras_lsh.ops.library import library
 from keras_lsh.ops.variables import variable_of, watched_handle
@@ -71,6 +73,28 @@ def select_active(
         as_tensor("fill_seeds", fill_seeds, tf.int32, 1),
         active=active,
     )
+
+
+def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    buckets, weights = _ops().lsh_rank_cells(as_tensor("worth", worth, tf.float32, 2))
+    return buckets, weights
+
+
+def observe_inputs(
+    inputs: Any,
+    center: Any,
+    basis: Any,
+    mean: Any,
+    moments: Any,
+    count: Any,
+    rows: int,
+    largest: float,
+    window: float,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    tensors = observation(inputs, center, basis, mean, moments, count, rows)
+    options = {"rows": rows, "largest": largest, "window": window}
+    new_mean, new_moments, new_count = _ops().lsh_observe_inputs(*tensors, **options)
+    return new_mean, new_moments, new_count
 
 
 def active_matmul(
@@ -153,6 +177,15 @@ def row_adam(
         *(tf.constant(beta, tf.float64) for beta in (beta_1, beta_2)),
         epsilon=epsilon,
     )
+
+
+def subtract_rows(variable: Any, rows: Any, values: Any) -> None:
+    variable = variable.value if isinstance(variable, keras.Variable) else variable
+    if variable.dtype != tf.float32:
+        reference.subtract_rows(variable, rows, values)
+        return
+    rows, values = rows_of(variable, rows, values)
+    _ops().lsh_resource_row_subtract(variable.handle, rows, values)
 
 
 def _require_code_shape(tables: int, bits: int) -> None:

@@ -28,10 +28,12 @@ from keras_lsh.ops._checks import (
     check_range,
     checked,
     data_checks,
+    observation,
     require,
     require_integer,
     require_same_batch,
     require_shape,
+    rows_of,
 )
 
 __all__ = [
@@ -39,10 +41,13 @@ __all__ = [
     "build_tables",
     "data_checks",
     "hash_codes",
+    "observe_inputs",
     "probe_sequence",
+    "rank_cells",
     "row_adam",
     "scatter_active",
     "select_active",
+    "subtract_rows",
 ]
 
 MAX_BITS = 20
@@ -257,6 +262,73 @@ def select_active(
     return tf.where(ids < units, ids, NO_ID)
 
 
+def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """All cells as buckets to look into, weighted by their worth.
+
+    Args:
+        worth: float32 `[batch, cells]`, finite.
+
+    Returns:
+        `(buckets, weights)`, int32 `[batch, cells]` each: `0, 1, ..., cells - 1`, and
+        weights linear in the worth, from 1 for the least of a sample to 65536 for the
+        largest, truncated (1 if all are equal).
+    """
+    worth = as_tensor("worth", worth, tf.float32, 2)
+    buckets = tf.broadcast_to(tf.range(tf.shape(worth)[1]), tf.shape(worth))
+    least = tf.reduce_min(worth, axis=-1, keepdims=True)
+    range_ = tf.reduce_max(worth, axis=-1, keepdims=True) - least
+    shares = tf.math.divide_no_nan(worth - least, range_)
+    weights = 1 + tf.cast(65535.0 * shares, tf.int32)
+    return tf.ensure_shape(buckets, worth.shape), weights
+
+
+def observe_inputs(
+    inputs: Any,
+    center: Any,
+    basis: Any,
+    mean: Any,
+    moments: Any,
+    count: Any,
+    rows: int,
+    largest: float,
+    window: float,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Adds inputs to averages of `x - center` and `(x - center) (x - center)' basis`.
+
+    Args:
+        inputs: float32 `[batch, input_dim]`.
+        center: float32 `[input_dim]`.
+        basis: float32 `[input_dim, rank]`.
+        mean: float32 `[input_dim]`, the average of `x - center` so far.
+        moments: float32 `[input_dim, rank]`, likewise.
+        count: float32 scalar, the number of inputs in the averages.
+        rows: Of the batch, at most so many inputs are added, evenly spaced.
+        largest: An input with an element of this size or more, or NaN, is left out.
+        window: The new count is at most this, so that averages forget.
+
+    Returns:
+        The new `(mean, moments, count)`.
+    """
+    inputs, center, basis, mean, moments, count = observation(
+        inputs, center, basis, mean, moments, count, rows
+    )
+    batch = tf.shape(inputs)[0]
+    stride = tf.maximum((batch + rows - 1) // rows, 1)
+    inputs = tf.gather(inputs, tf.range(0, batch, stride))
+    # Not so for NaN either.
+    usable = tf.reduce_all(tf.abs(inputs) < largest, axis=-1, keepdims=True)
+    inputs = tf.where(usable, inputs - center, 0.0)
+    new = tf.reduce_sum(tf.cast(usable, tf.float32))
+    share = tf.math.divide_no_nan(1.0, count + new)  # of an input
+    rest = 1.0 - new * share
+    products = tf.matmul(inputs, share * tf.matmul(inputs, basis), transpose_a=True)
+    return (
+        rest * mean + share * tf.reduce_sum(inputs, axis=0),
+        rest * moments + products,
+        tf.minimum(count + new, window),
+    )
+
+
 def active_matmul(
     inputs: Any,
     kernel: Any,
@@ -420,6 +492,25 @@ def row_adam(
     last_step.scatter_update(
         tf.IndexedSlices(tf.fill(tf.shape(rows), tf.cast(step, tf.int32)), rows)
     )
+
+
+def subtract_rows(variable: Any, rows: Any, values: Any) -> None:
+    """Subtracts from rows of a variable, in place.
+
+    Args:
+        variable: `[total_rows, ...]`, a variable of any float dtype.
+        rows: int32 `[R]`, in any order; what is given for one row several times adds
+            up. The compiled op is fastest where they ascend strictly.
+        values: `[R, ...]`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If a row is out of range.
+    """
+    variable = variable.value if isinstance(variable, keras.Variable) else variable
+    rows, values = rows_of(variable, rows, values)
+    rows = checked(rows, lambda: check_range("rows", rows, 0, variable.shape[0]))
+    # The class's own: a variable may have this op for its `scatter_sub`.
+    type(variable).scatter_sub(variable, tf.IndexedSlices(values, rows))
 
 
 def _margins_by_table(margins: Any, tables: int, bits: int) -> tf.Tensor:

@@ -1,0 +1,201 @@
+"""How far is each op from what the machine could do?
+
+    python benchmarks/op_limits.py --out rows.jsonl
+
+The forward op, its two gradients and the update by LazyAdam run alone, on the active
+sets of a layer that was trained for some steps. Each is compared with its limit: the
+longer of two times, that of its multiplications at the machine's peak and that of the
+bytes it cannot avoid at the machine's bandwidth. Both are measured here: the peak by a
+dense matrix product, the bandwidth by a matrix times a vector. Multiplications are
+those of the active pairs alone; bytes are the rows of the kernel that some sample uses,
+each once, and the inputs and results, each once.
+
+One JSON row per op and number of threads: its minimum and median time, its limit and
+what sets it, and, with two threads or more, how many times as fast as with one.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import machine
+import numpy as np
+import tensorflow as tf
+
+import keras_lsh
+from keras_lsh import ops
+
+FLOAT = 4  # bytes
+
+
+def time_of(function: Callable[[], Any], repeats: int) -> list[float]:
+    """Seconds, the first calls left out."""
+    times = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return times[2:]
+
+
+def flops_per_second(repeats: int) -> float:
+    n = 512  # short enough to be left alone by other work, now and then
+    a = tf.random.stateless_normal([n, n], [0, 1])
+    product = tf.function(lambda: tf.reduce_max(tf.matmul(a, a)))
+    return 2 * n**3 / min(time_of(lambda: product().numpy(), repeats))
+
+
+def bytes_per_second(repeats: int) -> float:
+    a = tf.ones([2**12, 2**13])  # 128 MiB: no cache holds it
+    b = tf.ones([2**13])
+    product = tf.function(lambda: tf.linalg.matvec(a, b))
+    return FLOAT * 2**25 / min(time_of(lambda: product().numpy(), repeats))
+
+
+class Case:
+    """A layer that has seen inputs, and one batch for it."""
+
+    def __init__(self, batch: int, width: int, active: float, seed: int):
+        keras.utils.set_random_seed(seed)
+        rng = np.random.default_rng(seed)
+        factors = rng.normal(size=(4 * batch, 30)) @ rng.normal(size=(30, width))
+        inputs = (factors + rng.normal(size=factors.shape)) / np.sqrt(31)
+        inputs = tf.constant(np.maximum(inputs, 0), tf.float32)
+        layer = keras_lsh.LSHDense(width, active=active, oversample=1)
+        layer.build((None, width))
+        for _ in range(3):
+            layer(inputs, training=True)
+            layer.rebuild_tables()
+        self.layer, self.inputs = layer, inputs[:batch]
+        self.ids = layer.active_ids(self.inputs)
+        self.rows = int(tf.size(tf.unique(tf.reshape(self.ids, [-1]))[0]))
+        self.pairs = int(tf.size(self.ids))
+        self.width = width
+
+    def ops(self) -> dict[str, tuple[Callable[[], Any], float, float]]:
+        """Of each op: how to run it, its FLOPs and its bytes."""
+        library, layer = ops.library(), self.layer
+        kernel, bias = layer.kernel.value.handle, layer.bias.value.handle
+        inputs, ids, keys = (
+            self.inputs,
+            self.ids,
+            tf.convert_to_tensor(layer._selector.neuron_keys),
+        )
+        gradient = tf.random.stateless_normal(ids.shape, [0, 2])
+        units = tf.constant(layer.units, tf.int64)
+        optimizer = keras_lsh.LazyAdam()
+        optimizer.build([layer.kernel])
+        by_kernel = library.lsh_active_matmul_grad_kernel(gradient, ids, inputs, units)
+        slices = tf.IndexedSlices(by_kernel[1], by_kernel[0], layer.kernel.shape)
+        update = tf.function(lambda: optimizer.apply([slices], [layer.kernel]))
+        rows = FLOAT * self.rows * self.width
+        batch = FLOAT * int(tf.size(inputs))
+        products = 2.0 * self.pairs * self.width
+        return {
+            "forward": (
+                lambda: library.lsh_resource_active_matmul(
+                    inputs, ids, keys, kernel, [bias]
+                ),
+                products,
+                rows + batch,
+            ),
+            "gradient by inputs": (
+                lambda: library.lsh_resource_active_matmul_grad_input(
+                    gradient, ids, kernel
+                ),
+                products,
+                rows + batch,
+            ),
+            "gradient by kernel": (
+                lambda: library.lsh_active_matmul_grad_kernel(
+                    gradient, ids, inputs, units
+                ),
+                products,
+                rows + batch,
+            ),
+            # Reads the gradient and three variables, writes these.
+            "LazyAdam": (update, 15.0 * self.rows * self.width, 7 * rows),
+        }
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows for the number of threads that TensorFlow has."""
+    peak = flops_per_second(options.repeats)
+    bandwidth = bytes_per_second(options.repeats)
+    rows = []
+    for width in options.widths:
+        case = Case(options.batch, width, options.active, options.seed)
+        for name, (run, flops, moved) in case.ops().items():
+            seconds = time_of(run, options.repeats)
+            by_peak, by_bandwidth = flops / peak, moved / bandwidth
+            limit = max(by_peak, by_bandwidth)
+            rows.append(
+                {
+                    "benchmark": "op_limits",
+                    "op": name,
+                    "batch": options.batch,
+                    "width": width,
+                    "active": options.active,
+                    "rows": case.rows,
+                    "min_ms": round(1000 * min(seconds), 3),
+                    "median_ms": round(1000 * float(np.median(seconds)), 3),
+                    "limit_ms": round(1000 * limit, 3),
+                    "limit_is": "peak" if by_peak > by_bandwidth else "bandwidth",
+                    "times_the_limit": round(min(seconds) / limit, 2),
+                    "peak_gflops": round(peak / 1e9, 1),
+                    "bandwidth_gb": round(bandwidth / 1e9, 1),
+                    "repeats": options.repeats,
+                }
+                | machine.facts(options.seed)
+            )
+    return rows
+
+
+def measure_elsewhere(threads: int) -> list[dict[str, Any]]:
+    """`measure` in a process of its own: TensorFlow's threads are set once."""
+    command = [sys.executable, *sys.argv, "--with-threads", str(threads)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--widths", type=int, nargs="+", default=[1000, 4096])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--active", type=float, default=0.05)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="the small layer, briefly")
+    parser.add_argument("--out", help="file for the rows, besides stdout")
+    parser.add_argument("--with-threads", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.widths, options.repeats = [200], 5
+    if options.with_threads:
+        tf.config.threading.set_intra_op_parallelism_threads(options.with_threads)
+        for row in measure(options):
+            print(json.dumps(row))
+        return
+    lines, alone = [], {}
+    for threads in options.threads:
+        for row in measure_elsewhere(threads):
+            key = row["op"], row["width"]
+            alone.setdefault(key, row["min_ms"])
+            row["times_as_fast_as_alone"] = round(alone[key] / row["min_ms"], 2)
+            lines.append(json.dumps(row))
+            print(lines[-1], flush=True)
+    if options.out:
+        with open(options.out, "w") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+#ifndef CUSTOM_OPS_CORE_CELLS_H_
+#define CUSTOM_OPS_CORE_CELLS_H_
+
+#include <cstdint>
+
+#include "custom_ops/core/parallel.h"
+#include "custom_ops/core/vector_kernels.h"
+
+namespace keras_lsh {
+
+// All cells as buckets to look into, weighted by their worth:
+//   weights[b, c] = 1 + trunc(65535 * (worth[b, c] - least) / (most - least))
+// with the least and the largest worth of the sample; 1 where these are equal.
+//
+//   worth             [batch, cells], finite
+//   buckets, weights  [batch, cells], written
+void RankCells(const float* worth, int64_t batch, int64_t cells,
+               const ParallelFor& parallel_for, int32_t* buckets,
+               int32_t* weights);
+
+// What is known of the inputs of a layer, as averages over `count` of them: of
+// x - center, and of (x - center) (x - center)' basis.
+struct InputMoments {
+  const float* mean;     // [input_dim]
+  const float* moments;  // [input_dim, rank]
+  float count;
+};
+
+// Which inputs count, and how long.
+struct ObservationOptions {
+  int64_t rows;  // of a batch, at most, evenly spaced
+  float
+      largest;   // a row with an element of this size or more, or NaN, does not
+  float window;  // the count does not grow beyond
+};
+
+// Adds the inputs of a batch to the averages.
+//
+//   inputs   [batch, input_dim]
+//   center   [input_dim]
+//   basis    [input_dim, rank]
+//   new_mean, new_moments, new_count   of the shapes of `old`, written
+void ObserveInputs(const ObservationOptions& options, const float* inputs,
+                   int64_t batch, int64_t input_dim, const float* center,
+                   const float* basis, int64_t rank, const InputMoments& old,
+                   const ParallelFor& parallel_for,
+                   const VectorKernels& vector_kernels, float* new_mean,
+                   float* new_moments, float* new_count);
+
+}  // namespace keras_lsh
+
+#endif  // CUSTOM_OPS_CORE_CELLS_H_

@@ -1,0 +1,105 @@
+// LshRankCells and LshObserveInputs.
+#include <cstdint>
+#include <limits>
+
+#include "custom_ops/core/cells.h"
+#include "custom_ops/kernels/kernel_helpers.h"
+
+namespace keras_lsh {
+namespace {
+
+using ::tensorflow::OpKernel;
+using ::tensorflow::OpKernelConstruction;
+using ::tensorflow::OpKernelContext;
+using ::tensorflow::Tensor;
+using ::tensorflow::TensorShape;
+
+class RankCellsOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& worth = context->input(0);
+    OP_REQUIRES_OK(context, RequireRank(worth, 2, "worth"));
+    OP_REQUIRES(context,
+                worth.dim_size(1) <= std::numeric_limits<int32_t>::max(),
+                Invalid("`worth` must have less than 2^31 columns. Received: "
+                        "shape=",
+                        worth.shape().DebugString()));
+    Tensor *buckets, *weights;
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(0, worth.shape(), &buckets));
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(1, worth.shape(), &weights));
+    if (worth.NumElements() == 0) return;
+    RankCells(worth.flat<float>().data(), worth.dim_size(0), worth.dim_size(1),
+              WorkerThreads(context), buckets->flat<int32_t>().data(),
+              weights->flat<int32_t>().data());
+  }
+};
+
+class ObserveInputsOp : public OpKernel {
+ public:
+  explicit ObserveInputsOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("rows", &options_.rows));
+    OP_REQUIRES_OK(context, context->GetAttr("largest", &options_.largest));
+    OP_REQUIRES_OK(context, context->GetAttr("window", &options_.window));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    OP_REQUIRES_OK(context, Check(context));
+    const Tensor& inputs = context->input(0);
+    const Tensor& basis = context->input(2);
+    Tensor *mean, *moments, *count;
+    OP_REQUIRES_OK(
+        context, context->allocate_output(0, context->input(3).shape(), &mean));
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(1, basis.shape(), &moments));
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(2, TensorShape({}), &count));
+    const InputMoments old = {context->input(3).flat<float>().data(),
+                              context->input(4).flat<float>().data(),
+                              context->input(5).scalar<float>()()};
+    ObserveInputs(options_, inputs.flat<float>().data(), inputs.dim_size(0),
+                  inputs.dim_size(1), context->input(1).flat<float>().data(),
+                  basis.flat<float>().data(), basis.dim_size(1), old,
+                  WorkerThreads(context), GetVectorKernels(),
+                  mean->flat<float>().data(), moments->flat<float>().data(),
+                  count->flat<float>().data());
+  }
+
+ private:
+  absl::Status Check(OpKernelContext* context) {
+    const Tensor& inputs = context->input(0);
+    const Tensor& basis = context->input(2);
+    TF_RETURN_IF_ERROR(RequireRank(inputs, 2, "inputs"));
+    TF_RETURN_IF_ERROR(RequireRank(basis, 2, "basis"));
+    TF_RETURN_IF_ERROR(RequireRank(context->input(5), 0, "count"));
+    const TensorShape columns({inputs.dim_size(1)});
+    KLSH_REQUIRE(
+        basis.dim_size(0) == inputs.dim_size(1),
+        "`basis` must have a row for each of the ", inputs.dim_size(1),
+        " columns of `inputs`. Received: shape=", basis.shape().DebugString());
+    KLSH_REQUIRE(context->input(1).shape() == columns &&
+                     context->input(3).shape() == columns,
+                 "`center` and `mean` must have an element for each of the ",
+                 inputs.dim_size(1), " columns of `inputs`. Received: shapes ",
+                 context->input(1).shape().DebugString(), " and ",
+                 context->input(3).shape().DebugString());
+    KLSH_REQUIRE(context->input(4).shape() == basis.shape(),
+                 "`moments` must have the shape of `basis`, ",
+                 basis.shape().DebugString(),
+                 ". Received: shape=", context->input(4).shape().DebugString());
+    return absl::OkStatus();
+  }
+
+  ObservationOptions options_;
+};
+
+REGISTER_KERNEL_BUILDER(Name("LshRankCells").Device(tensorflow::DEVICE_CPU),
+                        RankCellsOp);
+REGISTER_KERNEL_BUILDER(Name("LshObserveInputs").Device(tensorflow::DEVICE_CPU),
+                        ObserveInputsOp);
+
+}  // namespace
+}  // namespace keras_lsh

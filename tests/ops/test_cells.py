@@ -1,0 +1,122 @@
+"""The ops that rank cells, gather statistics of inputs and subtract rows."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_lsh
+from keras_lsh import ops
+from keras_lsh.ops import compiled, reference
+
+
+def in_graph(function, *arrays):
+    specs = [tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in arrays]
+    return tf.function(function, input_signature=specs)(*arrays)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 40])
+@pytest.mark.parametrize("cells", [1, 7, 192])
+def test_rank_cells_is_the_reference(batch, cells):
+    worth = np.random.default_rng(0).normal(size=(batch, cells)).astype("float32")
+    worth[batch // 2 :] *= np.float32(1e30)
+    worth[:1] = 3  # all equal
+    for run in (lambda f, x: f(x), in_graph):
+        expected = run(reference.rank_cells, worth)
+        for a, e in zip(run(compiled.rank_cells, worth), expected, strict=True):
+            assert a.dtype == e.dtype == tf.int32
+            np.testing.assert_array_equal(a, e)
+
+
+def observation(batch, input_dim, rank, count):
+    rng = np.random.default_rng(1)
+    shapes = (batch, input_dim), input_dim, (input_dim, rank), input_dim
+    arrays = [
+        rng.normal(size=s).astype("float32") for s in (*shapes, (input_dim, rank))
+    ]
+    if batch > 2:
+        arrays[0][1, 0], arrays[0][2, -1] = np.nan, -1e15
+    return [*arrays, np.float32(count)]
+
+
+@pytest.mark.parametrize("count", [0, 10, 2040])
+@pytest.mark.parametrize("shape", [(0, 5, 2), (3, 1, 1), (31, 50, 16), (200, 33, 7)])
+def test_observe_inputs_is_the_reference_up_to_rounding(shape, count):
+    arrays = observation(*shape, count)
+    options = {"rows": 32, "largest": 1e15, "window": 2048.0}
+    expected = reference.observe_inputs(*arrays, **options)
+    for actual in (
+        compiled.observe_inputs(*arrays, **options),
+        tf.function(lambda *a: compiled.observe_inputs(*a, **options))(*arrays),
+    ):
+        for a, e in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5)
+            assert a.shape == e.shape
+
+
+@pytest.mark.parametrize("module", [compiled, reference])
+def test_observe_inputs_refuses_shapes_that_do_not_match(module):
+    for index, name in ((1, "center"), (2, "basis"), (3, "mean"), (4, "moments")):
+        arrays = observation(4, 5, 2, 0)
+        arrays[index] = np.concatenate([arrays[index], arrays[index][:1]])
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            module.observe_inputs(*arrays, rows=32, largest=1.0, window=1.0)
+
+
+@pytest.mark.parametrize("module", [compiled, reference])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [[], [0, 3, 8], [8, 3, 3, 0]])
+@pytest.mark.parametrize("shape", [(9, 20), (9,), (9, 2, 3)])
+def test_subtract_rows(module, dtype, rows, shape):
+    rng = np.random.default_rng(2)
+    before = rng.normal(size=shape).astype(dtype)
+    values = rng.normal(size=(len(rows), *shape[1:])).astype(dtype)
+    variable = tf.Variable(before)
+    module.subtract_rows(variable, np.array(rows, np.int32), values)
+    np.subtract.at(before, np.array(rows, int), values)
+    np.testing.assert_array_equal(variable, before)
+
+
+@pytest.mark.parametrize("module", [compiled, reference])
+@pytest.mark.parametrize("row", [-1, 9])
+def test_subtract_rows_refuses_rows_out_of_range(module, row):
+    variable = tf.Variable(tf.zeros([9, 2]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="rows"):
+        module.subtract_rows(variable, [0, row], tf.ones([2, 2]))
+    np.testing.assert_array_equal(variable, np.zeros([9, 2]))
+
+
+def test_what_was_read_before_a_subtraction_stays():
+    variable = tf.Variable(tf.zeros([3, 2]))
+    before = variable.read_value()
+    compiled.subtract_rows(variable, [1], tf.ones([1, 2]))
+    np.testing.assert_array_equal(before, np.zeros([3, 2]))
+    np.testing.assert_array_equal(variable, [[0, 0], [-1, -1], [0, 0]])
+
+
+@pytest.mark.parametrize("reference_ops", [False, True])
+def test_sgd_subtracts_rows(reference_ops):
+    with ops.reference_ops(reference_ops):
+        layer = keras_lsh.LSHDense(30, active=3)
+        layer.build((None, 8))
+        optimizer = keras.optimizers.SGD(0.5)
+        optimizer.build([layer.kernel, layer.bias])
+
+        @tf.function
+        def step(inputs):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(layer(inputs) ** 2)
+            gradients = tape.gradient(loss, [layer.kernel.value, layer.bias.value])
+            optimizer.apply(gradients, [layer.kernel, layer.bias])
+            return gradients
+
+        inputs = tf.random.stateless_normal([5, 8], [0, 1])
+        before = layer.kernel.numpy()
+        by_kernel, _ = step(inputs)
+        before[by_kernel.indices] -= np.float32(0.5) * by_kernel.values.numpy()
+        np.testing.assert_array_equal(layer.kernel, before)
+        names = {
+            op.type for op in step.get_concrete_function(inputs).graph.get_operations()
+        }
+    assert ("LshResourceRowSubtract" in names) != reference_ops
+    assert ("ResourceScatterSub" in names) == reference_ops
