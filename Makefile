@@ -87,6 +87,13 @@ bench: install  ## every benchmark, as JSON rows
 	$(BIN)/python benchmarks/wide_layer_step.py
 	$(BIN)/python benchmarks/op_limits.py
 
+EXPERIMENT ?= within_a_point
+
+.PHONY: accuracy
+accuracy: install  ## an experiment of benchmarks/accuracy [EXPERIMENT= TFDS_DIR= QUICK=1 ARGS=]
+	$(BIN)/python benchmarks/accuracy/$(EXPERIMENT).py \
+	  $(if $(TFDS_DIR),--tfds-dir "$(TFDS_DIR)") $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
+
 # ---- Tests -------------------------------------------------------------------------
 
 .PHONY: test

@@ -58,14 +58,13 @@ def main() -> None:
             networks[data, name] = [
                 run(data, "lsh", seed, name) for seed in range(arguments.seeds)
             ]
-    # Seed by seed: a sweep that was stopped has something of everything.
-    rows = dict(
-        zip(
-            order := [r for runs in zip(*networks.values(), strict=True) for r in runs],
-            sweep.sweep(order, arguments),
-            strict=True,
-        )
+    # What the question is about first, seed by seed: a sweep that was stopped has
+    # something of everything.
+    order = sorted(
+        (r for runs in networks.values() for r in runs),
+        key=lambda r: (r.oversample is not None, r.seed),
     )
+    rows = dict(zip(order, sweep.sweep(order, arguments), strict=True))
     table, panels = [], {}
     for (data, name), runs in networks.items():
         of_network = [rows[r] for r in runs]
