@@ -67,7 +67,7 @@ class KMeansCells(HashFamily):
 
     Args:
         cells: Cells of a table, a positive integer; a layer makes at most one for each
-            neuron. None: `6 * sqrt(units)`, the nearest multiple of 8, at most 4096.
+            neuron. None: `16 * sqrt(units)`, the nearest multiple of 8, at most 4096.
         tables: Number of independent clusterings, from 1 to 1024. A neuron is ranked by
             the mean worth of its cells.
         probes: Cells that an input looks into per table, on average (all tables compete
@@ -107,7 +107,7 @@ class KMeansCells(HashFamily):
         """With `cells` and `probes` decided, and no more of them than of neurons."""
         input_dim = integer("input_dim", input_dim, 1, 2**31 - 1)
         units = integer("units", units, 1, 2**31 - 1)
-        cells = self.cells or min(8 * round(0.75 * math.sqrt(units)), 4096)
+        cells = self.cells or min(8 * round(2 * math.sqrt(units)), 4096)
         cells = min(max(cells, 1), units)
         probes = min(self.probes or max(1, MAX_PROBES // self.tables), cells)
         return KMeansCells(

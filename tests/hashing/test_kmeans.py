@@ -493,9 +493,9 @@ def test_the_number_of_threads_changes_nothing(run_python, monkeypatch):
 
 def test_what_a_layer_decides():
     cells = {n: KMeansCells().for_layer(64, n).cells for n in (1, 10, 100, 1000, 10**6)}
-    assert cells == {1: 1, 10: 10, 100: 64, 1000: 192, 10**6: 4096}
+    assert cells == {1: 1, 10: 10, 100: 100, 1000: 504, 10**6: 4096}
     family = KMeansCells().for_layer(784, 1000)
-    assert family == KMeansCells(192, probes=192, rank=family.rank)
+    assert family == KMeansCells(504, probes=504, rank=family.rank)
     assert family.for_layer(784, 1000) == family
     assert KMeansCells(100, probes=30).for_layer(16, 1000) == (
         KMeansCells(100, probes=30, rank=12)
