@@ -14,7 +14,7 @@ from keras_lsh.callbacks.rebuild_tables import _sample
 INPUT_DIM, UNITS = 12, 40
 
 
-def make_model(learning_rate=1e-2, hashing="auto", **arguments):
+def make_model(learning_rate=1e-2, hashing=None, **arguments):
     # SimHash: its codes follow the weights and nothing else.
     hashing = hashing or keras_lsh.SimHash()
     model = keras.Sequential(
