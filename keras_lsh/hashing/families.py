@@ -22,7 +22,7 @@ _BY_NAME: dict[str, type[HashFamily]] = {
 
 # Candidates per active neuron where nothing else is said, and cells that the
 # candidates of a sample should come from: fewer would tell little apart.
-_OVERSAMPLE = 1.5
+_OVERSAMPLE = 2.5
 _CELLS_OF_CANDIDATES = 8
 
 
@@ -31,8 +31,8 @@ def choose(units: int, active: int) -> tuple[HashFamily, float]:
 
     The family is `KMeansCells()`, which sets the number of cells by `units`, looks into
     all of them (so that nothing is drawn at random), and takes as many directions as
-    the width of the inputs allows, up to 12. Candidates are 1.5 per active neuron, and
-    at least the neurons of 8 cells: for a few active neurons of very many, 1.5 each
+    the width of the inputs allows, up to 16. Candidates are 2.5 per active neuron, and
+    at least the neurons of 8 cells: for a few active neurons of very many, 2.5 each
     would leave the choice to the cells.
 
     Args:

@@ -87,7 +87,7 @@ class KMeansCells(HashFamily):
         tables: int = 1,
         probes: int | None = None,
         *,
-        rank: int = 12,
+        rank: int = 16,
         seed: int = 0,
     ):
         self.cells = None if cells is None else integer("cells", cells, 1, MAX_CELLS)

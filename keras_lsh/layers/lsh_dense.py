@@ -72,7 +72,7 @@ class LSHDense(keras.layers.Layer):
             `keras_lsh.tune` compares families on your own data.
         oversample: Candidates retrieved per active neuron, at least 1: the exact
             products of the candidates decide which stay. 1 trusts the tables' ranking.
-            None: with `hashing="auto"` 1.5, more where few of very many are active;
+            None: with `hashing="auto"` 2.5, more where few of very many are active;
             with a family of your own 3.
         selection: `"lsh"`; or, for comparison, `"exact"` (the truly largest, at the
             cost of all products) or `"random"`.

@@ -498,7 +498,7 @@ def test_what_a_layer_decides():
     assert family == KMeansCells(504, probes=504, rank=family.rank)
     assert family.for_layer(784, 1000) == family
     assert KMeansCells(100, probes=30).for_layer(16, 1000) == (
-        KMeansCells(100, probes=30, rank=12)
+        KMeansCells(100, probes=30, rank=16)
     )
     wide = KMeansCells(tables=100).for_layer(784, 10**6)
     assert wide.tables * wide.probes <= 32767

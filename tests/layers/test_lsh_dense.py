@@ -394,7 +394,7 @@ class TestHashing:
     def test_auto_asks_for_the_neurons_of_some_cells(self):
         wide = keras_lsh.LSHDense(100_000, active=10)
         assert wide.num_candidates == 196  # of 8 of 4096 cells
-        assert keras_lsh.LSHDense(1000, active=50).num_candidates == 75
+        assert keras_lsh.LSHDense(1000, active=50).num_candidates == 125
         assert keras_lsh.LSHDense(1000, active=700).num_candidates == 1000
         assert keras_lsh.LSHDense(1, active=1).num_candidates == 1
         kept = keras_lsh.LSHDense(100_000, active=10, oversample=2)
