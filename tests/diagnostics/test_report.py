@@ -66,7 +66,9 @@ class TestFigures:
         assert result.layers[0].precision == pytest.approx(0.1, abs=0.01)
 
     def test_hash_tables_against_sorting(self):
-        layer = LSHDense(50, active=5, bias_initializer="random_normal")
+        layer = LSHDense(
+            50, active=5, hashing=SimHash(3, 4, 2), bias_initializer="random_normal"
+        )
         model = network(layer)
         x = inputs(40, 12)
         products = x.astype("float64") @ layer.kernel.numpy().T + layer.bias.numpy()

@@ -222,7 +222,7 @@ class FirstWeights(keras_lsh.hashing.HashFamily):
 
 
 class TestConfig:
-    @pytest.mark.parametrize("hashing", [None, HASHING, FirstWeights(3)], ids=str)
+    @pytest.mark.parametrize("hashing", ["auto", HASHING, FirstWeights(3)], ids=str)
     def test_round_trip(self, hashing):
         layer = LSHDense(
             UNITS, active=9, oversample=2, hashing=hashing, trainable=False
