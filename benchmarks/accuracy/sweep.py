@@ -101,14 +101,17 @@ def sweep(runs: Iterable[Any], arguments: argparse.Namespace) -> list[dict[str, 
 def _trained(
     runs: list[Any], arguments: argparse.Namespace
 ) -> Iterable[tuple[Any, dict[str, Any]]]:
-    if arguments.jobs == 1:
-        import training
+    import training
 
+    if arguments.jobs == 1:
         for run in runs:
             print(f"\n{run}", flush=True)
             verbose = 1 if sys.stdout.isatty() else 0
             yield run, training.train(run, arguments.tfds_dir, verbose)
         return
+    # Two processes that generate the same data set would be in each other's way.
+    for name in dict.fromkeys(run.data for run in runs):
+        training.load(name, arguments.tfds_dir)
     threads = max(1, len(os.sched_getaffinity(0)) // arguments.jobs)
     with concurrent.futures.ProcessPoolExecutor(
         arguments.jobs,

@@ -88,7 +88,7 @@ def train(run: Run, tfds_dir: str | None, verbose: int = 0) -> dict[str, Any]:
         layers' multiplications as shares of Dense's (`forward`, of inference;
         `training`, with gradients, statistics of the inputs and rebuilds).
     """
-    (x_train, y_train), (x_test, y_test), classes = _load(run.data, tfds_dir)
+    (x_train, y_train), (x_test, y_test), classes = load(run.data, tfds_dir)
     start = time.perf_counter()
     keras.utils.set_random_seed(run.seed)
     model = _network(run, x_train.shape[1], classes, len(x_train))
@@ -119,7 +119,8 @@ def train(run: Run, tfds_dir: str | None, verbose: int = 0) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(name: str, tfds_dir: str | None) -> tuple[Any, Any, int]:
+def load(name: str, tfds_dir: str | None) -> tuple[Any, Any, int]:
+    """`(x_train, y_train), (x_test, y_test), classes`, images as rows."""
     train, test, info = datasets.load(name, tfds_dir, flatten=True)
     return train, test, info.features[info.supervised_keys[1]].num_classes
 
