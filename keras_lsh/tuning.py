@@ -200,7 +200,7 @@ def tune(
         while found.candidates != candidates or found.recall < recall:
             if found.candidates >= candidates:
                 candidates = min(math.ceil(1.05 * candidates), units)
-            trial = _with_oversample(trial, candidates / layer.num_active)
+            trial = _copy(trial, oversample=candidates / layer.num_active)
             found = _report(trial, judged, batch_size, rebuild_every)
             if candidates == units:
                 break
@@ -227,7 +227,7 @@ def tune(
         float(recall),
         _milliseconds(dense, judged, batch_size),
         batch_size,
-        trials[order[0]],
+        _copy(trials[order[0]], inference=layer.inference),
     )
 
 
@@ -285,7 +285,9 @@ def _default_families(input_dim: int, units: int) -> list[HashFamily]:
 def _trained_copy(layer: LSHDense, family: HashFamily, inputs: np.ndarray) -> LSHDense:
     """A layer of the same neurons whose hash functions have seen inputs."""
     config = layer.get_config()
-    copy = LSHDense.from_config(config | {"hashing": family, "oversample": 1.0})
+    # Sparse, so that what is timed is the selection.
+    settings = {"hashing": family, "oversample": 1.0, "inference": "sparse"}
+    copy = LSHDense.from_config(config | settings)
     copy.build((None, inputs.shape[1]))
     copy.kernel.assign(layer.kernel)
     if copy.bias is not None:
@@ -297,8 +299,9 @@ def _trained_copy(layer: LSHDense, family: HashFamily, inputs: np.ndarray) -> LS
     return copy
 
 
-def _with_oversample(layer: LSHDense, oversample: float) -> LSHDense:
-    copy = LSHDense.from_config(layer.get_config() | {"oversample": oversample})
+def _copy(layer: LSHDense, **changes: Any) -> LSHDense:
+    """The layer with other settings, of the same weights."""
+    copy = LSHDense.from_config(layer.get_config() | changes)
     copy.build((None, layer.kernel.shape[1]))
     copy.set_weights(layer.get_weights())
     return copy

@@ -94,6 +94,13 @@ def test_default_families_and_the_table(capsys):
     assert table[-2].endswith("Dense")
 
 
+def test_other_settings_are_kept():
+    layer = make_layer(inference="exact", name="wide")
+    tuning = keras_lsh.tune(layer, make_inputs(20), hashing=FAMILIES[:1], verbose=0)
+    assert tuning.layer.inference == "exact"
+    assert tuning.layer.name == "wide"
+
+
 def test_the_layer_stays_as_it_is():
     layer = make_layer()
     before = [np.array(weight) for weight in layer.weights]

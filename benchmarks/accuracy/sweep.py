@@ -2,6 +2,7 @@
 
 import argparse
 import concurrent.futures
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -139,15 +140,11 @@ def _train(run: Any, tfds_dir: str | None) -> dict[str, Any]:
 
 def _key(run: Any) -> str:
     """What a run and its row have in common."""
-    import dataclasses
-
     fields = dataclasses.asdict(run) | {"hashing": dict(run.hashing)}
     return json.dumps(fields, sort_keys=True)
 
 
 def _row_key(row: dict[str, Any]) -> str | None:
-    import dataclasses
-
     import training
 
     names = [field.name for field in dataclasses.fields(training.Run)]

@@ -34,8 +34,10 @@ void RankCells(const float* worth, int64_t batch, int64_t cells,
       }
       const float range = most - least;
       for (int64_t c = 0; c < cells; ++c) {
-        const float share = range == 0.0f ? 0.0f : (w[c] - least) / range;
-        weights[b * cells + c] = 1 + static_cast<int32_t>(65535.0f * share);
+        const float share = (w[c] - least) / range;
+        // 0, too, for what is no number: no integer stands for NaN.
+        weights[b * cells + c] =
+            share > 0.0f ? 1 + static_cast<int32_t>(65535.0f * share) : 1;
         buckets[b * cells + c] = static_cast<int32_t>(c);
       }
     }
@@ -49,7 +51,7 @@ void ObserveInputs(const ObservationOptions& options, const float* inputs,
                    const VectorKernels& vector_kernels, float* new_mean,
                    float* new_moments, float* new_count) {
   const int64_t stride =
-      std::max<int64_t>(1, (batch + options.rows - 1) / options.rows);
+      std::max<int64_t>(1, batch / options.rows + (batch % options.rows > 0));
   const int64_t rows = (batch + stride - 1) / stride;
   std::vector<float> centered(rows * input_dim), projected(rows * rank);
   std::vector<const float*> directions(input_dim);  // rows of the basis

@@ -41,6 +41,7 @@ __all__ = [
     "build_tables",
     "data_checks",
     "hash_codes",
+    "matmul",
     "observe_inputs",
     "probe_sequence",
     "rank_cells",
