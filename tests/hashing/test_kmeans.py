@@ -382,6 +382,17 @@ def test_inputs_that_do_not_vary(value):
     assert len(set(codes[:, 0])) == 6
 
 
+def test_rounding_errors_are_no_directions():
+    # All inputs are the same: what is left of their moments without the mean's part is
+    # rounding.
+    family = KMeansCells(6, rank=5)
+    for seed in range(5):
+        state = new_state(family, 8, 20)
+        state |= family.observe(np.tile(3 * random(1, 8, seed=seed), [7, 1]), state)
+        state |= family.refresh(random(20, 8), None, state)
+        assert np.count_nonzero(state["scales"]) == 0
+
+
 def test_learns_directions_that_show_only_later():
     family = KMeansCells(6, rank=5)
     kernel = random(20, 8)
