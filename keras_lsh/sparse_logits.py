@@ -1,0 +1,63 @@
+"""Outputs of a very wide layer as `tf.SparseTensor`: only what is active is there."""
+
+from typing import Any
+
+import tensorflow as tf
+
+from keras_lsh.labels import NO_LABEL
+
+
+def from_active(values: tf.Tensor, ids: tf.Tensor, units: int) -> tf.SparseTensor:
+    """A SparseTensor `[batch, units]` of equally many entries a row.
+
+    Args:
+        values: `[batch, active]`.
+        ids: int32 `[batch, active]`, strictly ascending in a row.
+        units: the number of columns.
+    """
+    batch, active = tf.shape(ids)[0], tf.shape(ids)[1]
+    rows = tf.repeat(tf.range(batch, dtype=tf.int64), active)
+    columns = tf.cast(tf.reshape(ids, [-1]), tf.int64)
+    outputs = tf.SparseTensor(
+        tf.stack([rows, columns], axis=-1),
+        tf.reshape(values, [-1]),
+        tf.stack([tf.cast(batch, tf.int64), units]),
+    )
+    outputs.indices.set_shape([None, 2])
+    return outputs
+
+
+def to_active(logits: tf.SparseTensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The entries of each row, side by side.
+
+    Args:
+        logits: `[batch, units]`, entries in the usual order of rows and columns.
+
+    Returns:
+        The values `[batch, most]` and their columns, int32, ascending; in rows of fewer
+        entries than the longest one, `-inf` and -1 at the end.
+    """
+    batch = logits.dense_shape[0]
+    columns = tf.cast(logits.indices[:, 1], tf.int32)
+
+    def alike() -> tuple[tf.Tensor, tf.Tensor]:
+        shape = tf.stack([batch, -1])
+        return tf.reshape(logits.values, shape), tf.reshape(columns, shape)
+
+    def different() -> tuple[tf.Tensor, tf.Tensor]:
+        def padded(x: tf.Tensor, default: Any) -> tf.Tensor:
+            rows = logits.indices[:, 0]
+            return tf.RaggedTensor.from_value_rowids(x, rows, batch).to_tensor(default)
+
+        minus_infinity = tf.constant(-float("inf"), logits.values.dtype)
+        return padded(logits.values, minus_infinity), padded(columns, NO_LABEL)
+
+    # As LSHDense makes them, entry n stands in row n // (entries a row).
+    entries = tf.shape(logits.indices, out_type=tf.int64)[0]
+    a_row = entries // tf.maximum(batch, 1)
+    expected = tf.range(entries) // tf.maximum(a_row, 1)
+    regular = tf.logical_and(
+        entries > 0, tf.reduce_all(logits.indices[:, 0] == expected)
+    )
+    regular = tf.logical_and(regular, a_row * batch == entries)
+    return tf.cond(regular, alike, different)
