@@ -87,6 +87,7 @@ class Case:
             tf.convert_to_tensor(layer._selector.neuron_keys),
         )
         gradient = tf.random.stateless_normal(ids.shape, [0, 2])
+        nothing = tf.zeros([0, 0], tf.int32)
         units = tf.constant(layer.units, tf.int64)
         optimizer = keras_lsh.LazyAdam()
         optimizer.build([layer.kernel])
@@ -99,7 +100,7 @@ class Case:
         return {
             "forward": (
                 lambda: library.lsh_resource_active_matmul(
-                    inputs, ids, keys, kernel, [bias]
+                    inputs, ids, nothing, keys, kernel, [bias]
                 ),
                 products,
                 rows + batch,

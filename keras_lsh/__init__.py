@@ -1,6 +1,14 @@
 """Dense layers for Keras that compute only the neurons that matter."""
 
-from keras_lsh import baselines, datasets, diagnostics, hashing, metrics, ops
+from keras_lsh import (
+    baselines,
+    datasets,
+    diagnostics,
+    hashing,
+    losses,
+    metrics,
+    ops,
+)
 from keras_lsh._version import __version__
 from keras_lsh.callbacks import RebuildTables, SelectionMonitor
 from keras_lsh.conversion import convert_model, from_dense, to_dense
@@ -16,7 +24,9 @@ from keras_lsh.hashing import (
     SimpleLSH,
     WTAHash,
 )
-from keras_lsh.layers import LSHDense
+from keras_lsh.labels import label_scope
+from keras_lsh.layers import LSHDense, SparseInputDense
+from keras_lsh.models import LSHModel, LSHSequential
 from keras_lsh.optimizers import LazyAdam, LossScaleOptimizer
 from keras_lsh.tuning import tune
 
@@ -26,6 +36,8 @@ __all__ = [
     "DensifiedWTAHash",
     "KMeansCells",
     "LSHDense",
+    "LSHModel",
+    "LSHSequential",
     "LazyAdam",
     "LossScaleOptimizer",
     "RandomBuckets",
@@ -34,6 +46,7 @@ __all__ = [
     "SignALSH",
     "SimHash",
     "SimpleLSH",
+    "SparseInputDense",
     "WTAHash",
     "__version__",
     "baselines",
@@ -44,6 +57,8 @@ __all__ = [
     "freeze",
     "from_dense",
     "hashing",
+    "label_scope",
+    "losses",
     "metrics",
     "ops",
     "to_dense",

@@ -42,21 +42,21 @@ def as_ids(labels: Any, classes: int | None = None) -> tf.Tensor:
     """
     if isinstance(labels, tf.SparseTensor):
         return _of_multi_hot(labels, classes)
-    if isinstance(labels, tf.RaggedTensor):
-        ids = _integers(labels.values, 0, classes)
-        labels = labels.with_values(ids).to_tensor(NO_LABEL)
-    else:
+    if not isinstance(labels, tf.RaggedTensor):
         labels = tf.convert_to_tensor(labels)
-        rank = labels.shape.rank
-        if rank == 1 or (rank == 2 and labels.shape[1] == 1):
-            return tf.reshape(_integers(labels, 0, classes), [-1, 1])
-        labels = _integers(labels, NO_LABEL, classes)
-    if labels.shape.rank != 2:
+    if labels.shape.rank not in (1, 2):
         raise ValueError(
             "Received invalid labels, expected classes of shape [batch] or "
             "[batch, any], a RaggedTensor [batch, None] or a SparseTensor "
             f"[batch, classes]. Received: shape={labels.shape}"
         )
+    if isinstance(labels, tf.RaggedTensor):
+        ids = _integers(labels.values, 0, classes)
+        labels = labels.with_values(ids).to_tensor(NO_LABEL)
+    elif labels.shape.rank == 1 or labels.shape[1] == 1:
+        return tf.reshape(_integers(labels, 0, classes), [-1, 1])
+    else:
+        labels = _integers(labels, NO_LABEL, classes)
     # Equal ones lie side by side then.
     ids = tf.sort(labels, direction="DESCENDING")
     repeated = tf.pad(ids[:, 1:] == ids[:, :-1], [[0, 0], [1, 0]])
@@ -81,6 +81,11 @@ def label_scope(labels: Any) -> Iterator[None]:
         yield
     finally:
         _local.labels = previous
+
+
+def in_label_scope() -> bool:
+    """Whether labels are in force: this is a training step."""
+    return _local.__dict__.get("labels") is not None
 
 
 def labels_for(layer_name: str, classes: int) -> tf.Tensor:
@@ -117,10 +122,10 @@ def _integers(labels: tf.Tensor, least: int, classes: int | None) -> tf.Tensor:
             f"classes. Received: dtype={labels.dtype.name}"
         )
     end = MAX_INT32 if classes is None else classes
-    ids = labels if labels.dtype.is_integer else tf.cast(labels, tf.int64)
+    ids = tf.cast(labels, tf.int64)
 
     def in_range() -> Any:
-        right = tf.logical_and(ids >= least, ids < tf.cast(end, ids.dtype))
+        right = tf.logical_and(ids >= least, ids < end)
         right = tf.logical_and(right, tf.cast(ids, labels.dtype) == labels)
         unused = ", or -1 in unused places" if least == NO_LABEL else ""
         wrong = tf.boolean_mask(labels, tf.logical_not(right))

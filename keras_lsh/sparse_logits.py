@@ -61,3 +61,34 @@ def to_active(logits: tf.SparseTensor) -> tuple[tf.Tensor, tf.Tensor]:
     )
     regular = tf.logical_and(regular, a_row * batch == entries)
     return tf.cond(regular, alike, different)
+
+
+def top_k(scores: Any, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The columns of the largest entries of each row, and these.
+
+    Args:
+        scores: `[batch, units]`: a SparseTensor, of which only the entries count, or a
+            tensor.
+        k: how many; at most the number of entries that a row can have, where that is
+            known.
+
+    Returns:
+        int32 and float `[batch, k]`, the largest first, of equal ones the smaller
+        column. NaN counts as the smallest; where a row has fewer entries, -1 and
+        `-inf`.
+    """
+    values, ids = scores, None
+    if isinstance(scores, tf.SparseTensor):
+        values, ids = to_active(scores)
+    missing = tf.constant(-float("inf"), values.dtype)
+    ranked = tf.where(tf.math.is_nan(values), missing, values)
+    # Room for k, also if there are fewer columns.
+    short = tf.maximum(k - tf.shape(values)[1], 0)
+    ranked = tf.pad(ranked, [[0, 0], [0, short]], constant_values=missing)
+    best, places = tf.math.top_k(ranked, k)
+    if ids is not None:
+        ids = tf.pad(ids, [[0, 0], [0, short]], constant_values=NO_LABEL)
+        places = tf.gather(ids, places, batch_dims=1)
+    else:
+        places = tf.where(places < tf.shape(values)[1], places, NO_LABEL)
+    return places, best

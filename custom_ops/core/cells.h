@@ -18,6 +18,29 @@ void RankCells(const float* worth, int64_t batch, int64_t cells,
                const ParallelFor& parallel_for, int32_t* buckets,
                int32_t* weights);
 
+// Points and the cells that they belong to: those with the nearest centroid.
+struct CellPoints {
+  const float* points;  // [count, width]
+  int64_t count;
+  int64_t width;
+  const float* centroids;  // [tables, cells, width]
+  int64_t tables;
+  int64_t cells;
+};
+
+// The nearest centroid of each table, by Euclidean distance, for each point; of
+// equal ones the first.
+//
+//   members     [count, tables], or null: the cell of each point so far, kNoId
+//               for none; a point that has one looks at this cell and the
+//               `neighbours` cells whose centroids are nearest to its centroid,
+//               and at no others
+//   neighbours  less than cells, if there are members
+//   nearest     [count, tables], written; may be `members`
+void NearestCells(const CellPoints& points, const int32_t* members,
+                  int64_t neighbours, const ParallelFor& parallel_for,
+                  const VectorKernels& vector_kernels, int32_t* nearest);
+
 // What is known of the inputs of a layer, as averages over `count` of them: of
 // x - center, and of (x - center) (x - center)' basis.
 struct InputMoments {

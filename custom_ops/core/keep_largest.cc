@@ -13,15 +13,16 @@ namespace {
 
 constexpr int32_t kUnused = std::numeric_limits<int32_t>::min();
 constexpr int32_t kLargest = std::numeric_limits<int32_t>::max();
+constexpr int32_t kForced = kLargest;
 
-// A number that is ordered as the values are, NaN being the largest, and above
-// kUnused.
+// A number that is ordered as the values are, NaN being the largest, above
+// kUnused and below kForced.
 int32_t RankingKey(float value) {
   int32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
   const int32_t order =  // -0 becomes 0
       bits < 0 ? kUnused - bits : bits;
-  return std::isnan(value) ? kLargest : order;
+  return std::isnan(value) ? kForced - 1 : order;
 }
 
 int64_t CountFrom(const std::vector<int32_t>& keys, int32_t least) {
@@ -61,9 +62,23 @@ Limit FindLimit(const int32_t* ids, const std::vector<int32_t>& keys,
   return {key, *last};
 }
 
+void Force(const int32_t* ids, const int32_t* forced, int64_t num_forced,
+           std::vector<int32_t>* keys) {
+  const int32_t* end = ids + keys->size();
+  while (end > ids && end[-1] == kNoId) --end;
+  const bool ascending = std::is_sorted(ids, end);  // as a rule they are
+  for (int64_t f = 0; f < num_forced; ++f) {
+    if (forced[f] == kNoId) continue;
+    const int32_t* place = ascending ? std::lower_bound(ids, end, forced[f])
+                                     : std::find(ids, end, forced[f]);
+    if (place != end && *place == forced[f]) (*keys)[place - ids] = kForced;
+  }
+}
+
 }  // namespace
 
-void KeepLargest(const ActiveIds& ids, const float* values, int64_t keep,
+void KeepLargest(const ActiveIds& ids, const float* values,
+                 const int32_t* forced, int64_t num_forced, int64_t keep,
                  const ParallelFor& parallel_for, int32_t* kept_ids,
                  float* kept_values) {
   parallel_for(ids.batch, 16 * ids.active, [&](int64_t begin, int64_t end) {
@@ -75,6 +90,9 @@ void KeepLargest(const ActiveIds& ids, const float* values, int64_t keep,
       const float* value = values + b * ids.active;
       for (int64_t s = 0; s < ids.active; ++s) {
         keys[s] = id[s] == kNoId ? kUnused : RankingKey(value[s]);
+      }
+      if (num_forced > 0) {
+        Force(id, forced + b * num_forced, num_forced, &keys);
       }
       Limit limit = {kUnused + 1, kLargest};
       if (keep > 0 && keep < ids.active) {

@@ -13,8 +13,11 @@ namespace keras_lsh {
 // kept is written in its old order, unused places last (value 0).
 //
 //   values     [batch, active]
+//   forced     [batch, num_forced], ids that count as larger than all others;
+//              kNoId, and what is not among the sample's ids, is skipped
 //   kept_ids, kept_values   [batch, keep], written; keep <= active
-void KeepLargest(const ActiveIds& ids, const float* values, int64_t keep,
+void KeepLargest(const ActiveIds& ids, const float* values,
+                 const int32_t* forced, int64_t num_forced, int64_t keep,
                  const ParallelFor& parallel_for, int32_t* kept_ids,
                  float* kept_values);
 

@@ -36,12 +36,14 @@ class ActiveMatmulOp : public OpKernel {
   void Compute(OpKernelContext* context) override {
     const Tensor& inputs = context->input(0);
     const Tensor& ids = context->input(1);
-    const Tensor& neuron_keys = context->input(2);
+    const Tensor& forced = context->input(2);
+    const Tensor& neuron_keys = context->input(3);
     ReadInPlace kernel, bias;
-    const bool use_bias = context->num_inputs() > 4;
-    OP_REQUIRES_OK(context, kernel.Open(context, 3, "kernel"));
-    if (use_bias) OP_REQUIRES_OK(context, bias.Open(context, 4, "bias"));
-    OP_REQUIRES_OK(context, Check(inputs, ids, neuron_keys, kernel.tensor()));
+    const bool use_bias = context->num_inputs() > 5;
+    OP_REQUIRES_OK(context, kernel.Open(context, 4, "kernel"));
+    if (use_bias) OP_REQUIRES_OK(context, bias.Open(context, 5, "bias"));
+    OP_REQUIRES_OK(context,
+                   Check(inputs, ids, forced, neuron_keys, kernel.tensor()));
     if (use_bias) {
       OP_REQUIRES(
           context,
@@ -85,13 +87,17 @@ class ActiveMatmulOp : public OpKernel {
                                                    ids.shape(), &all_values));
     OP_REQUIRES_OK(context, context->allocate_output(1, kept_shape, &kept_ids));
     compute(all_values.flat<float>().data());
-    KeepLargest(active, all_values.flat<float>().data(), keep, parallel_for,
+    KeepLargest(active, all_values.flat<float>().data(),
+                forced.flat<int32_t>().data(),
+                forced.NumElements() > 0 ? forced.dim_size(1) : 0, keep,
+                parallel_for,
                 kept_ids->flat<int32_t>().data(), values->flat<float>().data());
   }
 
  private:
   absl::Status Check(const Tensor& inputs, const Tensor& ids,
-                     const Tensor& neuron_keys, const Tensor& kernel) {
+                     const Tensor& forced, const Tensor& neuron_keys,
+                     const Tensor& kernel) {
     TF_RETURN_IF_ERROR(RequireRank(inputs, 2, "inputs"));
     TF_RETURN_IF_ERROR(RequireRank(ids, 2, "ids"));
     TF_RETURN_IF_ERROR(RequireRank(kernel, 2, "kernel"));
@@ -102,6 +108,12 @@ class ActiveMatmulOp : public OpKernel {
     KLSH_REQUIRE(ids.dim_size(0) == inputs.dim_size(0),
                  "`ids` must have a row for each of the ", inputs.dim_size(0),
                  " samples. Received: shape=", ids.shape().DebugString());
+    TF_RETURN_IF_ERROR(RequireRank(forced, 2, "forced"));
+    KLSH_REQUIRE(forced.NumElements() == 0 ||
+                     forced.dim_size(0) == inputs.dim_size(0),
+                 "`forced` must have a row for each of the ",
+                 inputs.dim_size(0), " samples, or be empty. Received: shape=",
+                 forced.shape().DebugString());
     TF_RETURN_IF_ERROR(RequireRank(neuron_keys, 2, "neuron_keys"));
     KLSH_REQUIRE(neuron_keys.NumElements() == 0 ||
                      neuron_keys.dim_size(0) == kernel.dim_size(0),

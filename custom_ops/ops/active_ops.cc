@@ -24,13 +24,13 @@ absl::Status ActiveMatmulShape(InferenceContext* c) {
   ShapeHandle inputs, ids, kernel, bias;
   TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &inputs));
   TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &ids));
-  kernel = kIsResource ? TensorOrVariableShape(c, 3) : c->input(3);
+  kernel = kIsResource ? TensorOrVariableShape(c, 4) : c->input(4);
   TF_RETURN_IF_ERROR(c->WithRank(kernel, 2, &kernel));
   DimensionHandle batch, unused;
   TF_RETURN_IF_ERROR(c->Merge(c->Dim(inputs, 0), c->Dim(ids, 0), &batch));
   TF_RETURN_IF_ERROR(c->Merge(c->Dim(inputs, 1), c->Dim(kernel, 1), &unused));
-  if (c->num_inputs() > 4) {
-    bias = kIsResource ? TensorOrVariableShape(c, 4) : c->input(4);
+  if (c->num_inputs() > 5) {
+    bias = kIsResource ? TensorOrVariableShape(c, 5) : c->input(5);
     TF_RETURN_IF_ERROR(c->WithRank(bias, 1, &bias));
     TF_RETURN_IF_ERROR(c->Merge(c->Dim(bias, 0), c->Dim(kernel, 0), &unused));
   }
@@ -60,6 +60,8 @@ Inner products of each sample with the neurons that are active for it.
 
 inputs: [batch, input_dim].
 ids: [batch, active], neuron numbers in [0, units); -1 marks an unused place.
+forced: [batch, any] or [0, 0], ids that are kept whatever their values; what is not
+  among the sample's ids is left out.
 neuron_keys: [units, any] or [0, 0], a hint: neurons of equal first key, e.g. of one
   bucket, are likely to be chosen by the same samples, and then multiplied together.
 kernel: [units, input_dim], one row a neuron (or the variable that holds it, which
@@ -74,6 +76,7 @@ active_ids: [batch, active or keep], the neuron of each value.
 REGISTER_OP("LshActiveMatmul")
     .Input("inputs: float")
     .Input("ids: int32")
+    .Input("forced: int32")
     .Input("neuron_keys: int32")
     .Input("kernel: float")
     .Input("bias: num_bias * float")
@@ -87,6 +90,7 @@ REGISTER_OP("LshActiveMatmul")
 REGISTER_OP("LshResourceActiveMatmul")
     .Input("inputs: float")
     .Input("ids: int32")
+    .Input("forced: int32")
     .Input("neuron_keys: int32")
     .Input("kernel: resource")
     .Input("bias: num_bias * resource")

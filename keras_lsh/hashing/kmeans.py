@@ -15,6 +15,11 @@ from keras_lsh.hashing.family import HashFamily, State, as_float
 MAX_CELLS = 2**20  # of a table
 MAX_PROBES = 32767  # of an input, in all tables together
 
+# With more cells than this, a neuron that has a cell looks, in a refresh, at so many
+# cells around its own, and at no others.
+_MANY_CELLS = 512
+_NEIGHBOURS = 64
+
 # Steps of Lloyd's algorithm in a refresh without inputs: a layer that is used as it was
 # converted should be of use.
 _FIRST_STEPS = 4
@@ -45,9 +50,9 @@ class KMeansCells(HashFamily):
     subspace iteration with a Nyström approximation, Halko et al. 2011, "Finding
     Structure with Randomness", section 5.5), recent ones counting most. A refresh makes
     one step of Lloyd's algorithm: centroids move to the mean of their cells' neurons,
-    neurons move to the nearest centroid, and a cell without neurons gets one that is
-    far from its centroid. As neurons keep their cells in between, refreshes change
-    little.
+    neurons move to the nearest centroid (where there are more than 512 cells, to the
+    nearest of the 64 around their own), and a cell without neurons gets one that is far
+    from its centroid. As neurons keep their cells in between, refreshes change little.
 
     A layer that has not been trained has seen no inputs. Until it has, all directions
     count the same, and `basis` holds those along which its neurons' weights are
@@ -159,20 +164,29 @@ class KMeansCells(HashFamily):
         members = tf.convert_to_tensor(state["members"])
         shape = state["centroids"].shape
 
+        def step(members: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            centroids = _centroids(neurons, members, shape)
+            if shape[1] <= _MANY_CELLS:
+                return centroids, ops.nearest_cells(neurons, centroids)
+            members = ops.nearest_cells(neurons, centroids, members, _NEIGHBOURS)
+            return centroids, members
+
         def settled() -> tf.Tensor:
             result = members
             for _ in range(_FIRST_STEPS - 1):
-                result = _nearest(neurons, _centroids(neurons, result, shape))
+                result = step(result)[1]
             return result
 
         members = tf.cond(as_float("count", state) > 0.0, lambda: members, settled)
-        changes["centroids"] = _centroids(neurons, members, shape)
-        changes["members"] = _nearest(neurons, changes["centroids"])
+        changes["centroids"], changes["members"] = step(members)
         return changes
 
     def neuron_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
         neurons = subspace.neuron_coordinates(kernel, bias, state)
-        return _nearest(neurons, as_float("centroids", state))
+        return ops.nearest_cells(neurons, as_float("centroids", state))
+
+    def refreshed_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
+        return tf.convert_to_tensor(state["members"])
 
     def input_probes(
         self, inputs: tf.Tensor, state: State
@@ -232,26 +246,17 @@ def _centroids(neurons: tf.Tensor, members: tf.Tensor, shape: Any) -> tf.Tensor:
     sums = tf.math.unsorted_segment_sum(repeated, ids, tables * cells)
     sizes = tf.math.unsorted_segment_sum(tf.ones_like(ids), ids, tables * cells)
     centroids = sums / tf.cast(tf.maximum(sizes, 1), tf.float32)[:, tf.newaxis]
-
-    # Empty cells get the neurons farthest from their centroids, in this order.
-    own = tf.gather(centroids, tf.maximum(ids, 0))
-    distances = tf.reduce_sum((repeated - own) ** 2, axis=-1)
-    distances = tf.transpose(tf.reshape(distances, [units, tables]))
-    far = tf.math.top_k(distances, min(cells, units)).indices
-    empty = tf.reshape(sizes == 0, [tables, cells])
-    place = tf.cumsum(tf.cast(empty, tf.int32), axis=-1, exclusive=True)
-    far = tf.gather(far, place % min(cells, units), batch_dims=1)
     centroids = tf.reshape(centroids, [tables, cells, width])
-    return tf.where(empty[..., tf.newaxis], tf.gather(neurons, far), centroids)
+    empty = tf.reshape(sizes == 0, [tables, cells])
 
+    def filled() -> tf.Tensor:
+        """Empty cells get the neurons farthest from their centroids, in this order."""
+        own = tf.gather(tf.reshape(centroids, [-1, width]), tf.maximum(ids, 0))
+        distances = tf.reduce_sum((repeated - own) ** 2, axis=-1)
+        distances = tf.transpose(tf.reshape(distances, [units, tables]))
+        far = tf.math.top_k(distances, min(cells, units)).indices
+        place = tf.cumsum(tf.cast(empty, tf.int32), axis=-1, exclusive=True)
+        far = tf.gather(far, place % min(cells, units), batch_dims=1)
+        return tf.where(empty[..., tf.newaxis], tf.gather(neurons, far), centroids)
 
-def _nearest(neurons: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:
-    """The nearest centroid of each table, int32 `[n, tables]`; the first of equals."""
-    tables, cells, width = centroids.shape
-    centroids = tf.reshape(centroids, [-1, width])
-    # Half the squared distances, less what is the same for all centroids.
-    distances = 0.5 * tf.reduce_sum(centroids * centroids, axis=-1) - ops.matmul(
-        neurons, tf.transpose(centroids)
-    )
-    distances = tf.reshape(distances, [-1, tables, cells])
-    return tf.argmin(distances, axis=-1, output_type=tf.int32)
+    return tf.cond(tf.reduce_any(empty), filled, lambda: centroids)

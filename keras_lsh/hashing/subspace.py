@@ -122,11 +122,13 @@ def neuron_coordinates(kernel: Any, bias: Any, state: State) -> tf.Tensor:
     """`u`, float32 `[n, rank + 1]`, finite whatever the weights are."""
     kernel = tf.cast(tf.convert_to_tensor(kernel), tf.float32)
     directions = as_float("basis", state) * as_float("scales", state)
-    last = tf.linalg.matvec(kernel, as_float("center", state))
+    center = as_float("center", state)[:, tf.newaxis]
+    # One product: a wide kernel is read once.
+    neurons = ops.matmul(kernel, tf.concat([directions, center], axis=1))
     if bias is not None:
-        last += tf.cast(tf.convert_to_tensor(bias), tf.float32)
-    neurons = ops.matmul(kernel, directions)
-    return limited(tf.concat([neurons, last[:, tf.newaxis]], axis=1))
+        bias = tf.cast(tf.convert_to_tensor(bias), tf.float32)[:, tf.newaxis]
+        neurons += tf.pad(bias, [[0, 0], [directions.shape[1], 0]])
+    return limited(neurons)
 
 
 def input_coordinates(inputs: tf.Tensor, state: State) -> tf.Tensor:

@@ -8,20 +8,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lsh import ops
+from keras_lsh import ops, sparse_logits
 from keras_lsh._arguments import check_argument, check_choice, is_integer
 from keras_lsh.hashing import HashFamily, choose, get_family
+from keras_lsh.labels import in_label_scope, labels_for
 from keras_lsh.layers import row_local
+from keras_lsh.ops._checks import checked
 from keras_lsh.selection import (
     ExactSelector,
     LSHSelector,
     RandomSelector,
     Selector,
 )
+from keras_lsh.selection.exact import largest
 from keras_lsh.selection.override import selection_in_force
 
 SELECTIONS = ("lsh", "exact", "random")
 INFERENCE_MODES = ("sparse", "exact")
+OUTPUTS = ("dense", "sparse")
 
 
 @keras.saving.register_keras_serializable(package="keras_lsh")
@@ -77,14 +81,24 @@ class LSHDense(keras.layers.Layer):
         selection: `"lsh"`; or, for comparison, `"exact"` (the truly largest, at the
             cost of all products) or `"random"`.
         inference: `"sparse"` (the selection of training) or `"exact"` (all units) for
-            `evaluate`, `predict` and export.
+            `evaluate`, `predict` and export. With `output="sparse"`, `"exact"` gives
+            the `active` truly largest, found block by block.
+        output: `"dense"`, or `"sparse"`: a `tf.SparseTensor` of the active neurons'
+            outputs, for layers so wide that `[batch, units]` is too much. For losses
+            and metrics see `keras_lsh.losses` and `keras_lsh.metrics`.
+        force_labels: Whether the true classes of a sample are always active while
+            training, as the output layer of a classifier needs. The layer has to be in
+            a `keras_lsh.LSHSequential` or `LSHModel`, or be called in a
+            `keras_lsh.label_scope`.
 
     Input shape:
         N-D tensor of shape `(batch_size, ..., input_dim)`; each vector along the last
-        axis has its own active neurons.
+        axis has its own active neurons. 2-D with `output="sparse"` and `force_labels`.
 
     Output shape:
-        N-D tensor of shape `(batch_size, ..., units)`, zeros where inactive.
+        N-D tensor of shape `(batch_size, ..., units)`, zeros where inactive; a
+        SparseTensor `(batch_size, units)` with `output="sparse"`, its rows having
+        `active` entries each.
 
     Example:
 
@@ -116,6 +130,8 @@ class LSHDense(keras.layers.Layer):
         oversample: float | None = None,
         selection: str = "lsh",
         inference: str = "sparse",
+        output: str = "dense",
+        force_labels: bool = False,
         **kwargs: Any,
     ):
         check_argument(
@@ -165,8 +181,17 @@ class LSHDense(keras.layers.Layer):
         self.selection = selection
         check_choice("inference", inference, INFERENCE_MODES)
         self.inference = inference
+        check_choice("output", output, OUTPUTS)
+        check_argument(
+            "activity_regularizer",
+            activity_regularizer,
+            activity_regularizer is None or output == "dense",
+            "None with output='sparse'",
+        )
+        self.output_form = output
+        self.force_labels = bool(force_labels)
 
-        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+        self.input_spec = self._make_input_spec()
         self.supports_masking = True
         self.supports_jit = False  # XLA cannot compile the op library's ops
         self._selector: Selector
@@ -211,22 +236,31 @@ class LSHDense(keras.layers.Layer):
                 ops.subtract_by_rows(weight)
         self._selector = self._make_selector()
         self._selector.build(self._add_selector_weight, self.units, input_dim)
-        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_dim})
+        self.input_spec = self._make_input_spec({-1: input_dim})
         self.built = True
         with tf.init_scope():
             self._refresh()
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         x = self._as_rows(inputs)
+        if training is None and self.force_labels:
+            # As Keras calls the layers of a model whose `call` has no such argument.
+            training = in_label_scope()
         if training:
             self._warn_if_never_rebuilt()
             self._selector.observe(x)
-        if self.inference == "exact" and not training:
+        exact = self.inference == "exact" and not training
+        if self.output_form == "sparse":
+            exact = exact or selection_in_force() == "exact"
+            values, ids = self._truly_largest(x) if exact else self._active(x, training)
+            return sparse_logits.from_active(self._activate(values), ids, self.units)
+        if exact:
             outputs = self._activate(self._all_products(x))
         elif selection_in_force() == "exact":
             outputs = self._largest_of_all_outputs(x)
         else:
-            outputs = self._active_outputs(x, training)
+            values, ids = self._active(x, training)
+            outputs = ops.scatter_active(self._activate(values), ids, self.units)
         shape = tf.concat([tf.shape(inputs)[:-1], [self.units]], axis=0)
         outputs = tf.reshape(outputs, shape)
         outputs.set_shape([*inputs.shape[:-1], self.units])
@@ -308,7 +342,9 @@ class LSHDense(keras.layers.Layer):
         self, inputs: Any, training: bool | None = None
     ) -> keras.KerasTensor:
         return keras.KerasTensor(
-            self.compute_output_shape(inputs.shape), dtype=self.compute_dtype
+            self.compute_output_shape(inputs.shape),
+            dtype=self.compute_dtype,
+            sparse=self.output_form == "sparse",
         )
 
     def get_config(self) -> dict[str, Any]:
@@ -332,6 +368,8 @@ class LSHDense(keras.layers.Layer):
             "oversample": self.oversample,
             "selection": self.selection,
             "inference": self.inference,
+            "output": self.output_form,
+            "force_labels": self.force_labels,
             **serialized,
         }
 
@@ -365,13 +403,19 @@ class LSHDense(keras.layers.Layer):
             autocast=False,
         )
 
+    def _make_input_spec(self, axes: Any = None) -> keras.layers.InputSpec:
+        if self.output_form == "sparse" or self.force_labels:
+            return keras.layers.InputSpec(ndim=2, axes=axes)
+        return keras.layers.InputSpec(min_ndim=2, axes=axes)
+
     def _as_rows(self, inputs: Any) -> tf.Tensor:
         """The inputs as float32 `[samples, input_dim]`."""
         if isinstance(inputs, (tf.SparseTensor, tf.RaggedTensor)):
             raise ValueError(
                 "LSHDense takes dense inputs. Received: "
-                f"inputs of type {type(inputs).__name__}. Convert them, e.g. with "
-                "`tf.sparse.to_dense`."
+                f"inputs of type {type(inputs).__name__}. Let the first layer of a "
+                "model of sparse inputs be a `keras_lsh.SparseInputDense`, or convert "
+                "them, e.g. with `tf.sparse.to_dense`."
             )
         inputs = tf.convert_to_tensor(inputs)
         if not (inputs.dtype.is_floating or inputs.dtype.is_integer):
@@ -389,25 +433,52 @@ class LSHDense(keras.layers.Layer):
         values, ids = tf.math.top_k(self._all_products(x), self.num_active)
         return ops.scatter_active(self._activate(values), ids, self.units)
 
-    def _active_outputs(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
+    def _truly_largest(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `_active_values`, without the gradient and whatever the tables hold."""
+        values, ids = largest(x, self.kernel, self.bias, self.num_active)
+        order = tf.argsort(ids, axis=-1)
+        return (
+            tf.gather(values, order, batch_dims=1),
+            tf.gather(ids, order, batch_dims=1),
+        )
+
+    def _active(
+        self, x: tf.Tensor, training: bool | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        forced = self._labels() if training and self.force_labels else None
         if training and self._acts_on_rows:
-            values, ids = self._active_values_of_rows(x)
-        else:
-            values, ids = self._active_values(x)
-        return ops.scatter_active(self._activate(values), ids, self.units)
+            return self._active_values_of_rows(x, forced)
+        return self._active_values(x, forced)
+
+    def _labels(self) -> tf.Tensor:
+        """The true classes, int32 `[batch, any]`, no more than can be active."""
+        labels = labels_for(self.name, self.units)
+        counts = tf.reduce_sum(tf.cast(labels >= 0, tf.int32), axis=-1)
+
+        def fit() -> Any:
+            message = (
+                f"A sample has more labels than layer {self.name!r} has active "
+                f"neurons, active={self.num_active}. Increase `active`."
+            )
+            return tf.debugging.assert_less_equal(counts, self.num_active, message)
+
+        return checked(labels, fit)
 
     def _activate(self, values: tf.Tensor) -> tf.Tensor:
         return self.activation(tf.cast(values, self.compute_dtype))
 
-    def _active_values(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _active_values(
+        self, x: tf.Tensor, forced: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Pre-activations `[samples, num_active]` and the neurons they belong to."""
         candidates = self._selector.select(
-            tf.stop_gradient(x), self.kernel, self.bias, self.num_candidates
+            tf.stop_gradient(x), self.kernel, self.bias, self.num_candidates, forced
         )
         keep = self.num_active if self.num_active < self.num_candidates else None
         return ops.active_matmul(
             *(x, self.kernel, self.bias, candidates, keep),
             neuron_keys=self._selector.neuron_keys,
+            forced=forced,
         )
 
     @property
@@ -423,13 +494,15 @@ class LSHDense(keras.layers.Layer):
             )
         )
 
-    def _active_values_of_rows(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _active_values_of_rows(
+        self, x: tf.Tensor, forced: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """As `_active_values`, by way of the rows that some sample uses.
 
         Reading each of these rows once, as a tensor, lets regularizers and constraints
         see them, and makes the gradients of products and penalties one and row-sparse.
         """
-        _, ids = self._active_values(tf.stop_gradient(x))
+        _, ids = self._active_values(tf.stop_gradient(x), forced)
         ids = tf.stop_gradient(ids)
         rows, _ = tf.unique(tf.sort(tf.reshape(ids, [-1])))
         weights: list[tf.Tensor | None] = []

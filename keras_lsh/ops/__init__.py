@@ -35,6 +35,7 @@ __all__ = [
     "library",
     "library_path",
     "matmul",
+    "nearest_cells",
     "observe_inputs",
     "probe_sequence",
     "rank_cells",
@@ -43,6 +44,7 @@ __all__ = [
     "scatter_active",
     "select_active",
     "simd_level",
+    "sparse_matmul",
     "subtract_by_rows",
     "subtract_rows",
     "tensor_form",
@@ -66,9 +68,11 @@ build_tables = _dispatch("build_tables")
 probe_sequence = _dispatch("probe_sequence")
 select_active = _dispatch("select_active")
 active_matmul = _dispatch("active_matmul")
+nearest_cells = _dispatch("nearest_cells")
 rank_cells = _dispatch("rank_cells")
 observe_inputs = _dispatch("observe_inputs")
 scatter_active = _dispatch("scatter_active")
+sparse_matmul = _dispatch("sparse_matmul")
 subtract_rows = _dispatch("subtract_rows")
 row_adam = _dispatch("row_adam")
 

@@ -75,6 +75,18 @@ def select_active(
     )
 
 
+def nearest_cells(
+    points: Any, centroids: Any, members: Any = None, neighbours: int = 0
+) -> tf.Tensor:
+    points = as_tensor("points", points, tf.float32, 2)
+    centroids = as_tensor("centroids", centroids, tf.float32, 3)
+    require_integer("neighbours", neighbours, 0, MAX_INT32, "0 or more")
+    if members is None:
+        members = tf.zeros([0, 0], tf.int32)
+    members = as_tensor("members", members, tf.int32, 2)
+    return _ops().lsh_nearest_cells(points, centroids, members, neighbours=neighbours)
+
+
 def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:
     buckets, weights = _ops().lsh_rank_cells(as_tensor("worth", worth, tf.float32, 2))
     return buckets, weights
@@ -104,6 +116,7 @@ def active_matmul(
     ids: Any,
     keep: int | None = None,
     neuron_keys: Any = None,
+    forced: Any = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     inputs = as_tensor("inputs", inputs, tf.float32, 2)
     ids = as_tensor("ids", ids, tf.int32, 2)
@@ -124,10 +137,14 @@ def active_matmul(
                 ("kernel", "bias"), weights, (2, 1), strict=False
             )
         ]
-    keys = tf.zeros([0, 0], tf.int32)
+    keys = always = tf.zeros([0, 0], tf.int32)
     if neuron_keys is not None:
         keys = as_tensor("neuron_keys", neuron_keys, tf.int32, 2)
-    values, active_ids = op(inputs, ids, keys, weights[0], weights[1:], keep=keep or 0)
+    if forced is not None:
+        always = as_tensor("forced", forced, tf.int32, 2)
+    values, active_ids = op(
+        *(inputs, ids, always, keys, weights[0], weights[1:]), keep=keep or 0
+    )
     return values, active_ids
 
 
@@ -140,6 +157,20 @@ def scatter_active(values: Any, ids: Any, units: int) -> tf.Tensor:
     require(values.dtype in SCATTER_DTYPES, "values", expected, values)
     require_shape("values", values, ids.shape, f"the shape of `ids`, {ids.shape}")
     return _ops().lsh_scatter_active(values, ids, units=units)
+
+
+def sparse_matmul(values: Any, ids: Any, kernel: Any) -> tf.Tensor:
+    # It is what the gradient of active_matmul by its inputs does, and not only there.
+    values = as_tensor("values", values, tf.float32, 2)
+    ids = as_tensor("ids", ids, tf.int32, 2)
+    require_shape("values", values, ids.shape, f"the shape of `ids`, {ids.shape}")
+    variable = variable_of(kernel)
+    if variable is None:
+        weight = as_weight("kernel", kernel, 2)
+        return _ops().lsh_active_matmul_grad_input(values, ids, weight)
+    return _ops().lsh_resource_active_matmul_grad_input(
+        values, ids, watched_handle(variable)
+    )
 
 
 def row_adam(
@@ -211,23 +242,54 @@ def _ops() -> Any:
 
     @tf.RegisterGradient("LshActiveMatmul")
     def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:
-        kernel = op.inputs[3]
+        kernel = op.inputs[4]
         by_inputs = ops.lsh_active_matmul_grad_input(gradient, op.outputs[1], kernel)
         return [
-            by_inputs,
-            None,
-            None,
+            *(by_inputs, None, None, None),
             *kernel_gradients(op, gradient, tf.shape(kernel)),
         ]
 
     @tf.RegisterGradient("LshResourceActiveMatmul")
     def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:
-        kernel = op.inputs[3]
+        kernel = op.inputs[4]
         by_inputs = ops.lsh_resource_active_matmul_grad_input(
             gradient, op.outputs[1], kernel
         )
         shape = tf.raw_ops.VariableShape(input=kernel)
-        return [by_inputs, None, None, *kernel_gradients(op, gradient, shape)]
+        return [by_inputs, None, None, None, *kernel_gradients(op, gradient, shape)]
+
+    def sparse_matmul_gradients(
+        op: Any, gradient: tf.Tensor, matmul: Any, shape: tf.Tensor
+    ) -> list[Any]:
+        """By values, ids (none) and kernel; `matmul` takes the kernel's form."""
+        values, ids, kernel = op.inputs
+        by_values = None
+        # Those of a model's inputs are not asked for, and would be half of the work.
+        if 0 not in (getattr(op, "skip_input_indices", None) or ()):
+            nothing = tf.zeros([0, 0], tf.int32)
+            by_values, _ = matmul(
+                *(gradient, ids),
+                forced=nothing,
+                neuron_keys=nothing,
+                kernel=kernel,
+                bias=[],
+            )
+        rows, by_kernel, _ = ops.lsh_active_matmul_grad_kernel(
+            values, ids, gradient, tf.cast(shape[0], tf.int64)
+        )
+        return [by_values, None, tf.IndexedSlices(by_kernel, rows, shape)]
+
+    @tf.RegisterGradient("LshActiveMatmulGradInput")
+    def _(op: Any, gradient: tf.Tensor) -> list[Any]:
+        shape = tf.shape(op.inputs[2])
+        return sparse_matmul_gradients(op, gradient, ops.lsh_active_matmul, shape)
+
+    @tf.RegisterGradient("LshResourceActiveMatmulGradInput")
+    def _(op: Any, gradient: tf.Tensor) -> list[Any]:
+        shape = tf.raw_ops.VariableShape(input=op.inputs[2])
+        return sparse_matmul_gradients(
+            op, gradient, ops.lsh_resource_active_matmul, shape
+        )
 
     @tf.RegisterGradient("LshScatterActive")
     def _(op: Any, gradient: tf.Tensor) -> list[Any]:

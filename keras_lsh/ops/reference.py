@@ -48,6 +48,7 @@ __all__ = [
     "row_adam",
     "scatter_active",
     "select_active",
+    "sparse_matmul",
     "subtract_rows",
 ]
 
@@ -263,6 +264,64 @@ def select_active(
     return tf.where(ids < units, ids, NO_ID)
 
 
+def nearest_cells(
+    points: Any, centroids: Any, members: Any = None, neighbours: int = 0
+) -> tf.Tensor:
+    """The cell of each table whose centroid is nearest to a point.
+
+    By Euclidean distance; of equally near ones the first.
+
+    Args:
+        points: float `[n, width]`.
+        centroids: float `[tables, cells, width]`.
+        members: int32 `[n, tables]`, the cell of each point so far, -1 for none; or
+            None. A point that has one looks at this cell and at those whose centroids
+            are nearest to its centroid, and at no others.
+        neighbours: How many these are.
+
+    Returns:
+        int32 `[n, tables]`.
+    """
+    points = as_tensor("points", points, tf.float32, 2)
+    centroids = as_tensor("centroids", centroids, tf.float32, 3)
+    require_shape(
+        "centroids",
+        centroids,
+        [None, None, points.shape[1]],
+        f"to match points of shape {points.shape}",
+    )
+    require_integer("neighbours", neighbours, 0, MAX_INT32, "0 or more")
+    cells = tf.shape(centroids)[1]
+    halves = 0.5 * tf.reduce_sum(centroids * centroids, axis=-1)
+    distances = halves - tf.einsum("nw,tcw->ntc", points, centroids)
+    if members is not None:
+        members = as_tensor("members", members, tf.int32, 2)
+        require_shape(
+            "members",
+            members,
+            [points.shape[0], centroids.shape[0]],
+            "a cell of each table for each point",
+        )
+        members = checked(
+            members, lambda: check_range("members", members, NO_ID, cells)
+        )
+        between = halves[:, tf.newaxis] - tf.einsum(
+            "tbw,tcw->tbc", centroids, centroids
+        )
+        itself = tf.eye(cells, dtype=tf.bool)
+        between = tf.where(itself, -float("inf"), between)
+        count = tf.minimum(neighbours + 1, cells)
+        order = tf.argsort(tf.argsort(between, stable=True), stable=True)
+        of_point = tf.transpose(tf.maximum(members, 0))
+        near = tf.gather(order < count, of_point, batch_dims=1)
+        allowed = tf.logical_or(
+            tf.transpose(near, [1, 0, 2]), members[:, :, tf.newaxis] < 0
+        )
+        distances = tf.where(allowed, distances, float("inf"))
+    distances = tf.where(tf.math.is_nan(distances), float("inf"), distances)
+    return tf.argmin(distances, axis=-1, output_type=tf.int32)
+
+
 def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """All cells as buckets to look into, weighted by their worth.
 
@@ -337,6 +396,7 @@ def active_matmul(
     ids: Any,
     keep: int | None = None,
     neuron_keys: Any = None,
+    forced: Any = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The outputs of each sample's active neurons.
 
@@ -359,6 +419,9 @@ def active_matmul(
         neuron_keys: int32 `[units, any]`, or None: a hint, for speed alone. Neurons of
             equal first key, e.g. of one bucket, are likely to be chosen by the same
             samples; the compiled op multiplies them together.
+        forced: int32 `[batch, any]`, or None: ids that count as larger than all others
+            when it comes to `keep`. -1, and what is not among the sample's `ids`, is
+            left out.
 
     Returns:
         `(values, ids)`: float and int32, `[batch, active]`, or `[batch, keep]` with the
@@ -382,7 +445,10 @@ def active_matmul(
         expected = f"an integer from 1 to {most}, the ids of a sample"
         require_integer("keep", keep, 1, most, expected)
         candidates = tf.stop_gradient(_active_values(inputs, kernel, bias, ids))
-        ids = _largest(candidates, ids, keep)
+        if forced is not None:
+            forced = as_tensor("forced", forced, tf.int32, 2)
+            forced = require_same_batch("forced", forced, "inputs", inputs)
+        ids = _largest(candidates, ids, keep, forced)
     return _active_values(inputs, kernel, bias, ids), ids
 
 
@@ -412,6 +478,42 @@ def scatter_active(values: Any, ids: Any, units: int) -> tf.Tensor:
     shape = [tf.shape(ids)[0], units]
     dense = tf.scatter_nd(targets, tf.gather_nd(values, places), shape)
     return tf.ensure_shape(dense, [ids.shape[0], units])
+
+
+def sparse_matmul(values: Any, ids: Any, kernel: Any) -> tf.Tensor:
+    """The product of a sparse matrix and a kernel, of which only some rows are read.
+
+    `outputs[b] = sum over s of values[b, s] * kernel[ids[b, s]]`, the places whose id
+    is -1 left out.
+
+    Differentiable in `values` and `kernel`, twice if need be. A variable gets
+    `tf.IndexedSlices` with ascending rows, each of them once: those of the ids. As in
+    `active_matmul`, it is read in place, also when a gradient is computed.
+
+    Args:
+        values: float `[batch, most]`.
+        ids: int32 `[batch, most]`, in `[0, rows)`, or -1 for none (its value is
+            ignored). What is given for one id several times adds up.
+        kernel: `[rows, units]`, a variable or a tensor of the values' dtype.
+
+    Returns:
+        float `[batch, units]`.
+    """
+    kernel = _row_source("kernel", kernel, 2)
+    values = as_tensor("values", values, kernel.dtype, 2)
+    ids = as_tensor("ids", ids, tf.int32, 2)
+    require_shape("kernel", kernel, [None, None], "a tensor of rank 2")
+    require_shape("values", values, ids.shape, f"the shape of `ids`, {ids.shape}")
+    ids = checked(
+        require_same_batch("ids", ids, "values", values),
+        lambda: check_range("ids", ids, NO_ID, kernel.shape[0] or tf.shape(kernel)[0]),
+    )
+    places, rows, row = _chosen_rows(ids)
+    scales = tf.gather_nd(values, places)[:, tf.newaxis]
+    products = scales * _take(tf.gather(kernel, rows), row)
+    units = kernel.shape[1] or tf.shape(kernel)[1]
+    outputs = tf.scatter_nd(places[:, :1], products, [tf.shape(ids)[0], units])
+    return tf.ensure_shape(outputs, [ids.shape[0], kernel.shape[1]])
 
 
 def row_adam(
@@ -623,18 +725,23 @@ def _smallest_prime_from(n: int) -> int:
 def _active_values(
     inputs: tf.Tensor, kernel: Any, bias: Any, ids: tf.Tensor
 ) -> tf.Tensor:
-    # Unused places are left out, not masked: they must not touch a row's gradient.
-    places = tf.where(ids >= 0)  # [m, 2]
-    chosen = tf.gather_nd(ids, places)
-    # One sorted and unique gather from the variable makes the gradient's rows so.
-    rows, _ = tf.unique(tf.sort(chosen))
-    row = tf.searchsorted(rows, chosen)
+    places, rows, row = _chosen_rows(ids)
     products = _take(tf.gather(kernel, rows), row) * _take(inputs, places[:, 0])
     values = tf.reduce_sum(products, axis=-1)
     if bias is not None:
         values += _take(tf.gather(bias, rows), row)
     values = tf.scatter_nd(places, values, tf.shape(ids, tf.int64))
     return tf.ensure_shape(values, ids.shape)
+
+
+def _chosen_rows(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The used places `[m, 2]`, the rows they name, and which of these each names."""
+    # Unused places are left out, not masked: they must not touch a row's gradient.
+    places = tf.where(ids >= 0)
+    chosen = tf.gather_nd(ids, places)
+    # One sorted and unique gather from the variable makes the gradient's rows so.
+    rows, _ = tf.unique(tf.sort(chosen))
+    return places, rows, tf.searchsorted(rows, chosen)
 
 
 def _take(params: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
@@ -645,11 +752,16 @@ def _take(params: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
     return tf.gather(params[tf.newaxis], indices, axis=1)[0]
 
 
-def _largest(values: tf.Tensor, ids: tf.Tensor, keep: int) -> tf.Tensor:
+def _largest(
+    values: tf.Tensor, ids: tf.Tensor, keep: int, forced: tf.Tensor | None
+) -> tf.Tensor:
     """int32 [batch, keep]: the ids of the largest values, in their old order."""
     bits = tf.bitcast(tf.cast(values, tf.float32), tf.int32)
     order = tf.where(bits < 0, tf.int32.min - bits, bits)  # -0.0 becomes 0
-    order = tf.where(tf.math.is_nan(values), tf.int32.max, order)
+    order = tf.where(tf.math.is_nan(values), tf.int32.max - 1, order)
+    if forced is not None:
+        is_forced = ids[:, :, tf.newaxis] == forced[:, tf.newaxis, :]
+        order = tf.where(tf.reduce_any(is_forced, axis=-1), tf.int32.max, order)
     key = tf.cast(order, tf.int64) * 2**31 + (_MODULUS - tf.cast(ids, tf.int64))
     key = tf.where(ids >= 0, key, tf.int64.min)
     _, places = tf.math.top_k(key, keep)

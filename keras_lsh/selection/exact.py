@@ -6,6 +6,9 @@ import tensorflow as tf
 
 from keras_lsh.selection.selector import Selector
 
+# Neurons whose products are computed at a time where not all can be kept.
+_BLOCK = 8192
+
 
 class ExactSelector(Selector):
     """The neurons with the largest inner products, found by computing all of them.
@@ -13,9 +16,19 @@ class ExactSelector(Selector):
     No faster than a dense layer: it shows what perfect retrieval would give.
     """
 
-    def select(self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int) -> Any:
+    def select(
+        self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int, forced: Any = None
+    ) -> Any:
         """The `count` largest of `kernel @ inputs + bias`, ties to the smaller id."""
         products = self.scores(inputs, kernel, bias)
+        if forced is not None:
+            places = tf.where(forced >= 0)
+            ids = tf.cast(tf.gather_nd(forced, places), tf.int64)
+            products = tf.tensor_scatter_nd_update(
+                products,
+                tf.stack([places[:, 0], ids], axis=-1),
+                tf.fill(tf.shape(ids), float("inf")),
+            )
         return tf.sort(tf.math.top_k(products, count).indices, axis=-1)
 
     def scores(self, inputs: tf.Tensor, kernel: Any, bias: Any) -> tf.Tensor:
@@ -25,3 +38,51 @@ class ExactSelector(Selector):
 
     def multiplications(self, input_dim: int) -> int:
         return self.units * input_dim
+
+
+def largest(
+    inputs: tf.Tensor, kernel: Any, bias: Any, count: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The `count` largest of `kernel @ inputs + bias`, never all of them in memory.
+
+    Args:
+        inputs: float32 `[batch, input_dim]`.
+        kernel: `[units, input_dim]`.
+        bias: `[units]`, or None.
+        count: at most `units`.
+
+    Returns:
+        Values and ids, `[batch, count]`, largest values first, ties to the smaller id.
+    """
+    kernel = tf.convert_to_tensor(kernel)
+    bias = None if bias is None else tf.convert_to_tensor(bias)
+    units = kernel.shape[0]
+    block = max(_BLOCK, 4 * count)
+
+    def of_block(begin: Any) -> tuple[tf.Tensor, tf.Tensor]:
+        values = tf.matmul(inputs, kernel[begin : begin + block], transpose_b=True)
+        if bias is not None:
+            values += bias[begin : begin + block]
+        values, ids = tf.math.top_k(values, tf.minimum(count, tf.shape(values)[1]))
+        return values, ids + begin
+
+    def add_block(begin: Any, *best: Any) -> tuple[Any, Any, Any]:
+        # Those of smaller ids first: top_k prefers the first of equal ones.
+        joined = [
+            tf.concat(pair, -1) for pair in zip(best, of_block(begin), strict=True)
+        ]
+        values, places = tf.math.top_k(joined[0], count)
+        return begin + block, values, tf.gather(joined[1], places, batch_dims=1)
+
+    begin, best = tf.constant(block), of_block(0)
+    if units <= block:
+        return best
+    anything = tf.TensorShape([inputs.shape[0], None])
+    _, values, ids = tf.while_loop(
+        lambda begin, *_: begin < units,
+        add_block,
+        (begin, *best),
+        shape_invariants=(begin.shape, anything, anything),
+    )
+    shape = [inputs.shape[0], count]
+    return tf.ensure_shape(values, shape), tf.ensure_shape(ids, shape)

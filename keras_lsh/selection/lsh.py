@@ -47,16 +47,20 @@ class LSHSelector(Selector):
     def neuron_keys(self) -> Any:
         return self.codes
 
-    def select(self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int) -> Any:
+    def select(
+        self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int, forced: Any = None
+    ) -> Any:
         """The `count` neurons met in the weightiest buckets."""
         del kernel, bias
+        if forced is None:
+            forced = tf.zeros([tf.shape(inputs)[0], 0], tf.int32)
         buckets, weights = self.hashing.input_probes(inputs, self.state)
         return ops.select_active(
             buckets,
             weights,
             self.offsets,
             self.table_ids,
-            tf.zeros([tf.shape(inputs)[0], 0], tf.int32),
+            forced,
             tf.reduce_sum(buckets, axis=-1),
             count,
         )
@@ -109,7 +113,7 @@ class LSHSelector(Selector):
         changes = self.hashing.refresh(kernel, bias, self.state)
         # The new values themselves: what `refresh` has computed from them, TensorFlow
         # then need not compute again.
-        codes = self.hashing.neuron_codes(kernel, bias, {**self.state, **changes})
+        codes = self.hashing.refreshed_codes(kernel, bias, {**self.state, **changes})
         for name, value in changes.items():
             self.state[name].assign(value)
         moved = tf.reduce_any(codes != tf.convert_to_tensor(self.codes), axis=-1)

@@ -24,7 +24,9 @@ class RandomSelector(Selector):
         # A counter, not keras.random.SeedGenerator: it is a weight like the others.
         self.draws = add_weight("draws", np.zeros([], np.int32))
 
-    def select(self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int) -> Any:
+    def select(
+        self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int, forced: Any = None
+    ) -> Any:
         """`count` of all neurons, in an order seeded by `seed` and a running count."""
         del kernel, bias
         batch = tf.shape(inputs)[0]
@@ -42,7 +44,7 @@ class RandomSelector(Selector):
             nothing,
             tf.constant([[0, self.units]]),
             tf.zeros([1, self.units], tf.int32),
-            nothing,
+            nothing if forced is None else forced,
             seeds,
             count,
         )

@@ -31,7 +31,9 @@ class Selector(abc.ABC):
         self.units = units
 
     @abc.abstractmethod
-    def select(self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int) -> Any:
+    def select(
+        self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int, forced: Any = None
+    ) -> Any:
         """The neurons of each sample.
 
         Args:
@@ -39,6 +41,8 @@ class Selector(abc.ABC):
             kernel: The layer's kernel, `[units, input_dim]`.
             bias: The layer's bias, `[units]`, or None.
             count: Neurons per sample.
+            forced: int32 `[batch, any]`, different neurons that are among them in any
+                case, at most `count`; -1 in unused places. Or None.
 
         Returns:
             int32 `[batch, count]`, ascending within a sample.

@@ -113,13 +113,15 @@ def active_matmul(inputs, kernel, bias, ids, keep=None):
     return (values, ids) if keep is None else keep_largest(values, ids, keep)
 
 
-def keep_largest(values, ids, keep):
+def keep_largest(values, ids, keep, forced=None):
     kept_values = np.zeros([len(ids), keep], values.dtype)
     kept_ids = np.full([len(ids), keep], -1, np.int32)
     for i in range(len(ids)):
 
         def rank(s, i=i):
             value = values[i, s]
+            if forced is not None and ids[i, s] in forced[i]:
+                return (-1, 0, ids[i, s])
             return (
                 0 if np.isnan(value) else 1,
                 0 if np.isnan(value) else -value,

@@ -352,6 +352,23 @@ def test_active_matmul_keeps_the_largest(run, options, keep):
     assert_identical(actual, brute_force.keep_largest(values.numpy(), ids, keep))
 
 
+@pytest.mark.parametrize("op", [compiled.active_matmul, reference.active_matmul])
+@pytest.mark.parametrize("keep", [1, 3, 7])
+def test_forced_ids_are_kept(run, op, keep):
+    inputs, kernel, bias, ids = matmul_case(5)
+    rng = np.random.default_rng(keep)
+    forced = rng.permuted(ids, axis=1)[:, :2]  # -1 among them
+    forced[::2, 1] = len(kernel) - 1  # as a rule none of the sample's
+    actual = run(
+        lambda x, i, f: op(x, kernel, bias, i, keep, forced=f), inputs, ids, forced
+    )
+    values, _ = op(inputs, kernel, bias, ids)
+    expected = brute_force.keep_largest(values.numpy(), ids, keep, forced)
+    assert_identical(actual, expected)
+    unforced = op(inputs, kernel, bias, ids, keep)
+    assert not np.array_equal(unforced[1], actual[1])
+
+
 @pytest.mark.parametrize("keep", [1, 3, 8, 9])
 def test_active_matmul_keeps_the_largest_of_ties_and_what_is_not_finite(run, keep):
     # With one input the values are the kernel.

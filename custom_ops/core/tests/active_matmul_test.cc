@@ -390,21 +390,33 @@ std::ostream& operator<<(std::ostream& out, const Kept& kept) {
   return out;
 }
 
-Kept Keep(const ActiveIds& ids, const Floats& values, int64_t keep,
-          const ParallelFor& parallel_for) {
+// `forced`: equally many of each sample.
+Kept Keep(const ActiveIds& ids, const Floats& values, const Ints& forced,
+          int64_t keep, const ParallelFor& parallel_for) {
   Kept kept = {Ints(ids.batch * keep, -77), Floats(ids.batch * keep, kNan)};
-  KeepLargest(ids, values.data(), keep, parallel_for, kept.ids.data(),
-              kept.values.data());
+  const int64_t of_sample =
+      ids.batch == 0 ? 0 : static_cast<int64_t>(forced.size()) / ids.batch;
+  KeepLargest(ids, values.data(), forced.data(), of_sample, keep, parallel_for,
+              kept.ids.data(), kept.values.data());
   return kept;
 }
 
 // By counting, for each place, the places that come before it.
-Kept ExpectedKept(const ActiveIds& ids, const Floats& values, int64_t keep) {
+Kept ExpectedKept(const ActiveIds& ids, const Floats& values,
+                  const Ints& forced, int64_t keep) {
   Kept kept;
   for (int64_t sample = 0; sample < ids.batch; ++sample) {
     const int32_t* id = ids.ids + sample * ids.active;
     const float* value = values.data() + sample * ids.active;
+    const auto is_forced = [&](int64_t s) {
+      const int64_t end = static_cast<int64_t>(forced.size());
+      const auto first = forced.begin() + sample * end / ids.batch;
+      const auto last = forced.begin() + (sample + 1) * end / ids.batch;
+      return std::find(first, last, id[s]) != last;
+    };
     const auto before = [&](int64_t a, int64_t b) {
+      if (is_forced(a) != is_forced(b)) return is_forced(a);
+      if (is_forced(a)) return id[a] < id[b];
       if (std::isnan(value[a]) && std::isnan(value[b])) return id[a] < id[b];
       if (std::isnan(value[a]) || std::isnan(value[b])) {
         return std::isnan(value[a]);
@@ -444,9 +456,18 @@ TEST(KeepsTheLargest) {
         for (int64_t keep : {int64_t{0}, int64_t{1}, active / 2, active}) {
           const Context context("active=", active, " batch=", batch,
                                 " kind=", kind, " keep=", keep);
-          const Kept expected = ExpectedKept(b.view(), values, keep);
+          // Some of the sample's own ids, some that it has not, and none.
+          Ints forced;
+          const int64_t most = random.Chance(0.5) ? 0 : keep;
+          for (int64_t f = 0; f < batch * most; ++f) {
+            const int64_t place = random.Below(active) + f / most * active;
+            forced.push_back(random.Chance(0.2)   ? kNoId
+                             : random.Chance(0.2) ? 100
+                                                  : b.ids[place]);
+          }
+          const Kept expected = ExpectedKept(b.view(), values, forced, keep);
           for (const Split& split : Splits()) {
-            CHECK_EQ(Keep(b.view(), values, keep, split.parallel_for),
+            CHECK_EQ(Keep(b.view(), values, forced, keep, split.parallel_for),
                      expected);
           }
         }
@@ -458,8 +479,11 @@ TEST(KeepsTheLargest) {
 TEST(KeepOrderByExample) {
   const Ints ids = {3, 5, 6, 9, -1};
   const auto keep = [&](const Floats& values, int64_t count) {
-    return Keep({ids.data(), 1, 5}, values, count, SerialFor);
+    return Keep({ids.data(), 1, 5}, values, {}, count, SerialFor);
   };
+  CHECK_EQ(
+      Keep({ids.data(), 1, 5}, {1, kNan, 3, 4, 99}, {3, -1, 4}, 2, SerialFor),
+      (Kept{{3, 5}, {1, kNan}}));
   CHECK_EQ(keep({1, 2, 2, 2, 99}, 2), (Kept{{5, 6}, {2, 2}}));
   CHECK_EQ(keep({kInf, 2, kNan, 7, 99}, 1), (Kept{{6}, {kNan}}));
   CHECK_EQ(keep({kInf, 2, kNan, 7, 99}, 2), (Kept{{3, 6}, {kInf, kNan}}));
@@ -471,7 +495,7 @@ TEST(KeepOrderByExample) {
 
 TEST(KeepGoesByIdAndWritesInTheOldOrder) {
   const Ints ids = {9, -1, 5, 6, 3};
-  CHECK_EQ(Keep({ids.data(), 1, 5}, {2, 99, 2, 1, 2}, 2, SerialFor),
+  CHECK_EQ(Keep({ids.data(), 1, 5}, {2, 99, 2, 1, 2}, {}, 2, SerialFor),
            (Kept{{5, 3}, {2, 2}}));
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "custom_ops/core/active_set.h"
 #include "custom_ops/core/tests/check.h"
 #include "custom_ops/core/tests/variants.h"
 
@@ -52,6 +53,95 @@ TEST(WeightsFollowTheWorth) {
                    1.01);
       }
     }
+  }
+}
+
+// Small integers: distances are exact, and many are equal.
+Floats SmallIntegers(Random* random, int64_t n) {
+  Floats values(n);
+  for (float& value : values) value = static_cast<float>(random->Below(5)) - 2;
+  return values;
+}
+
+double SquaredDistance(const float* a, const float* b, int64_t width) {
+  double sum = 0;
+  for (int64_t j = 0; j < width; ++j) sum += (a[j] - b[j]) * (a[j] - b[j]);
+  return sum;
+}
+
+// The nearest of some centroids; the first of equal ones.
+int32_t Nearest(const float* point, const float* table, const Ints& ids,
+                int64_t width) {
+  return *std::min_element(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
+    const double of_a = SquaredDistance(point, table + a * width, width);
+    const double of_b = SquaredDistance(point, table + b * width, width);
+    return of_a != of_b ? of_a < of_b : a < b;
+  });
+}
+
+TEST(FindsTheNearestCells) {
+  Random random(5);
+  for (int64_t count : {0, 1, 15, 16, 70}) {
+    for (int64_t cells : {1, 2, 16, 50}) {
+      for (int64_t width : {1, 3, 17}) {
+        const int64_t tables = 2;
+        const Context context("count=", count, " cells=", cells,
+                              " width=", width);
+        const Floats points = SmallIntegers(&random, count * width);
+        const Floats centroids = SmallIntegers(&random, tables * cells * width);
+        const CellPoints p = {points.data(),    count,  width,
+                              centroids.data(), tables, cells};
+        Ints everyone(cells);
+        for (int64_t c = 0; c < cells; ++c) everyone[c] = c;
+        for (int64_t neighbours : {int64_t{-1}, int64_t{0}, cells / 3}) {
+          Ints members(count * tables, kNoId);
+          for (int32_t& member : members) {
+            if (random.Chance(0.8)) member = random.Below(cells);
+          }
+          Ints expected;
+          for (int64_t i = 0; i < count * tables; ++i) {
+            const float* table = centroids.data() + i % tables * cells * width;
+            Ints ids = everyone;
+            if (neighbours >= 0 && members[i] != kNoId) {
+              // Its own cell and those nearest to it.
+              const float* own = table + members[i] * width;
+              std::sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
+                if ((a == members[i]) != (b == members[i])) {
+                  return a == members[i];
+                }
+                const double of_a =
+                    SquaredDistance(own, table + a * width, width);
+                const double of_b =
+                    SquaredDistance(own, table + b * width, width);
+                return of_a != of_b ? of_a < of_b : a < b;
+              });
+              ids.resize(neighbours + 1);
+            }
+            expected.push_back(
+                Nearest(points.data() + i / tables * width, table, ids, width));
+          }
+          for (const Split& split : Splits()) {
+            Ints nearest(count * tables, -9);
+            NearestCells(p, neighbours < 0 ? nullptr : members.data(),
+                         neighbours, split.parallel_for, GetVectorKernels(),
+                         nearest.data());
+            CHECK_EQ(nearest, expected);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(NearestOfWhatIsNoNumber) {
+  const float nan = std::nanf("");
+  const Floats points = {nan, 1}, centroids = {nan, 5, 2};
+  for (int64_t neighbours : {0, 2}) {
+    Ints members = {1, 0}, nearest(2);
+    NearestCells({points.data(), 2, 1, centroids.data(), 1, 3},
+                 neighbours == 0 ? nullptr : members.data(), neighbours,
+                 SerialFor, GetVectorKernels(), nearest.data());
+    CHECK_EQ(nearest, (Ints{0, 2}));
   }
 }
 

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -350,6 +351,34 @@ TEST(AdamRowWithoutEpsilonLeavesOtherElementsAlone) {
     CHECK(std::isnan(variable[0]));
     CHECK_NEAR(variable[1], 2.0 - 0.0001 / std::sqrt(0.001), 1e-6);
     CHECK_NEAR(variable[2], 3.0 + 0.0002 / std::sqrt(0.004), 1e-6);
+  }
+}
+
+TEST(LeastDifferenceIsTheFirstOfEqualOnes) {
+  Random random(12);
+  for (int64_t n : {0, 1, 2, 15, 16, 17, 31, 32, 33, 100}) {
+    for (int kind = 0; kind < 3; ++kind) {
+      const Context context("n=", n, " kind=", kind);
+      std::vector<float> a = random.Floats(n), b = random.Floats(n);
+      if (kind == 1) {  // ties
+        for (float& value : a) value = std::round(2 * value);
+        for (float& value : b) value = std::round(2 * value);
+      } else if (kind == 2) {
+        AddSpecialValues(&random, 0.5, &a);
+      }
+      int64_t expected = 0;
+      float least = std::numeric_limits<float>::infinity();
+      for (int64_t i = 0; i < n; ++i) {
+        if (a[i] - b[i] < least) {
+          least = a[i] - b[i];
+          expected = i;
+        }
+      }
+      const Fenced left(a), right(b);
+      CHECK_EQ(
+          GetVectorKernels().least_difference(left.data(), right.data(), n),
+          expected);
+    }
   }
 }
 

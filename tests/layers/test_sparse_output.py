@@ -1,0 +1,174 @@
+"""LSHDense with sparse output and forced labels."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_lsh
+from keras_lsh import sparse_logits
+from keras_lsh.labels import label_scope
+
+UNITS, ACTIVE, WIDTH = 300, 20, 16
+LABELS = tf.ragged.constant([[1], [2, 3], [299], [0, 5, 7], [9]])
+
+
+def make_layer(**arguments):
+    arguments = {"active": ACTIVE, "output": "sparse", "seed": 0} | arguments
+    seed = arguments.pop("seed")
+    keras.utils.set_random_seed(seed)
+    layer = keras_lsh.LSHDense(UNITS, bias_initializer="random_normal", **arguments)
+    layer.build((None, WIDTH))
+    layer.rebuild_tables()
+    return layer
+
+
+def make_inputs(samples=5):
+    return np.random.default_rng(1).normal(size=(samples, WIDTH)).astype(np.float32)
+
+
+def all_values(layer, x):
+    return x.astype(np.float64) @ layer.kernel.numpy().T + layer.bias.numpy()
+
+
+@pytest.mark.parametrize("selection", ["lsh", "exact", "random"])
+@pytest.mark.parametrize("oversample", [1, 2.5])
+@pytest.mark.parametrize("reference", [False, True])
+def test_labels_are_active(selection, oversample, reference):
+    layer = make_layer(
+        selection=selection, oversample=oversample, force_labels=True, activation="tanh"
+    )
+    x = make_inputs()
+    with keras_lsh.ops.reference_ops(reference), label_scope(LABELS):
+        values, ids = sparse_logits.to_active(layer(x, training=True))
+    assert values.shape == (5, ACTIVE)
+    expected = np.tanh(all_values(layer, x))
+    np.testing.assert_allclose(
+        values, np.take_along_axis(expected, ids.numpy(), axis=1), atol=1e-5
+    )
+    for labels, row in zip(LABELS.to_list(), ids.numpy(), strict=True):
+        assert set(labels) <= set(row)
+        assert (np.diff(row) > 0).all()
+
+
+@pytest.mark.parametrize("selection", ["exact", "lsh"])
+def test_the_others_are_the_largest_of_the_candidates(selection):
+    # Every neuron is a candidate.
+    layer = make_layer(
+        selection=selection, oversample=UNITS / ACTIVE, force_labels=True
+    )
+    x = make_inputs()
+    with label_scope(LABELS):
+        _, ids = sparse_logits.to_active(layer(x, training=True))
+    values = all_values(layer, x)
+    for i, labels in enumerate(LABELS.to_list()):
+        others = [n for n in np.argsort(-values[i]) if n not in labels]
+        expected = labels + others[: ACTIVE - len(labels)]
+        assert set(ids[i].numpy()) == set(expected)
+
+
+def test_outside_of_training_labels_are_not_forced():
+    layer = make_layer(force_labels=True)
+    x = make_inputs()
+    outputs = layer(x)
+    with label_scope(LABELS):
+        again = layer(x, training=False)
+    np.testing.assert_array_equal(outputs.indices, again.indices)
+    np.testing.assert_array_equal(outputs.values, again.values)
+
+
+def test_same_as_dense_output():
+    sparse, dense = make_layer(), make_layer(output="dense")
+    x = make_inputs()
+    np.testing.assert_array_equal(tf.sparse.to_dense(sparse(x)), dense(x))
+
+
+def test_gradients_are_those_of_the_active_products():
+    layer = make_layer(force_labels=True)
+    layer._tables_are_kept_fresh = True
+    x = tf.Variable(make_inputs())
+    with label_scope(LABELS), tf.GradientTape() as tape:
+        outputs = layer(x, training=True)
+        loss = tf.reduce_sum(outputs.values**2)
+    by_x, by_kernel, by_bias = tape.gradient(
+        loss, [x, layer.kernel.value, layer.bias.value]
+    )
+    mask = np.zeros([5, UNITS])
+    mask[tuple(outputs.indices.numpy().T)] = 1
+    upstream = 2 * all_values(layer, x.numpy()) * mask
+    np.testing.assert_allclose(by_x, upstream @ layer.kernel.numpy(), atol=1e-4)
+    np.testing.assert_allclose(
+        tf.convert_to_tensor(by_kernel), upstream.T @ x.numpy(), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        tf.convert_to_tensor(by_bias), upstream.sum(axis=0), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("units", [300, 20000])  # one block and several
+def test_exact_inference(units):
+    keras.utils.set_random_seed(3)
+    layer = keras_lsh.LSHDense(units, active=30, output="sparse", inference="exact")
+    x = make_inputs()
+    layer.build(x.shape)
+    rows = np.tile(np.arange(units // 2), 2)  # every product twice
+    layer.kernel.assign(layer.kernel.numpy()[rows])
+    values, ids = sparse_logits.to_active(tf.function(layer)(x))
+    products = x @ layer.kernel.numpy()[: units // 2].T
+    best = np.argsort(-products, axis=1)[:, :15]
+    expected = np.sort(np.concatenate([best, best + units // 2], axis=1), axis=1)
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_allclose(
+        values,
+        np.take_along_axis(products, expected % (units // 2), axis=1),
+        atol=1e-5,
+    )
+
+
+def test_symbolic_call_and_config():
+    layer = make_layer(force_labels=True)
+    outputs = layer(keras.Input((WIDTH,)))
+    assert outputs.shape == (None, UNITS) and outputs.sparse
+    again = keras_lsh.LSHDense.from_config(layer.get_config())
+    assert again.output_form == "sparse" and again.force_labels
+
+
+def test_mixed_precision():
+    layer = make_layer(dtype="mixed_bfloat16")
+    assert layer(make_inputs()).values.dtype == tf.bfloat16
+
+
+def test_empty_batch():
+    assert make_layer()(make_inputs(0)).shape == (0, UNITS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (None, ValueError, "LSHSequential"),
+        ([[1]] * 4, tf.errors.InvalidArgumentError, "row for each of the 5 samples"),
+        ([UNITS] * 5, tf.errors.InvalidArgumentError, r"integers in \[0, 300\)"),
+        ([-1] * 5, tf.errors.InvalidArgumentError, r"integers in \[0, 300\)"),
+        (
+            [list(range(ACTIVE + 1))] * 5,
+            tf.errors.InvalidArgumentError,
+            "more labels than layer .* active=20",
+        ),
+    ],
+    ids=str,
+)
+def test_bad_labels(labels, error, message):
+    layer = make_layer(force_labels=True)
+    with label_scope(labels), pytest.raises(error, match=message):
+        layer(make_inputs(), training=True)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="`output`.*'dense', 'sparse'"):
+        make_layer(output="ragged")
+    with pytest.raises(ValueError, match="`activity_regularizer`"):
+        make_layer(activity_regularizer="l2")
+    with pytest.raises(ValueError, match="ndim=2"):
+        make_layer()(np.zeros([2, 3, WIDTH], np.float32))
+    with pytest.raises(ValueError, match="SparseInputDense"):
+        make_layer()(tf.sparse.from_dense(make_inputs()))
