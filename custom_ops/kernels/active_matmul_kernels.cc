@@ -87,11 +87,10 @@ class ActiveMatmulOp : public OpKernel {
                                                    ids.shape(), &all_values));
     OP_REQUIRES_OK(context, context->allocate_output(1, kept_shape, &kept_ids));
     compute(all_values.flat<float>().data());
-    KeepLargest(active, all_values.flat<float>().data(),
-                forced.flat<int32_t>().data(),
-                forced.NumElements() > 0 ? forced.dim_size(1) : 0, keep,
-                parallel_for,
-                kept_ids->flat<int32_t>().data(), values->flat<float>().data());
+    KeepLargest(
+        active, all_values.flat<float>().data(), forced.flat<int32_t>().data(),
+        forced.NumElements() > 0 ? forced.dim_size(1) : 0, keep, parallel_for,
+        kept_ids->flat<int32_t>().data(), values->flat<float>().data());
   }
 
  private:
@@ -109,11 +108,11 @@ class ActiveMatmulOp : public OpKernel {
                  "`ids` must have a row for each of the ", inputs.dim_size(0),
                  " samples. Received: shape=", ids.shape().DebugString());
     TF_RETURN_IF_ERROR(RequireRank(forced, 2, "forced"));
-    KLSH_REQUIRE(forced.NumElements() == 0 ||
-                     forced.dim_size(0) == inputs.dim_size(0),
-                 "`forced` must have a row for each of the ",
-                 inputs.dim_size(0), " samples, or be empty. Received: shape=",
-                 forced.shape().DebugString());
+    KLSH_REQUIRE(
+        forced.NumElements() == 0 || forced.dim_size(0) == inputs.dim_size(0),
+        "`forced` must have a row for each of the ", inputs.dim_size(0),
+        " samples, or be empty. Received: shape=",
+        forced.shape().DebugString());
     TF_RETURN_IF_ERROR(RequireRank(neuron_keys, 2, "neuron_keys"));
     KLSH_REQUIRE(neuron_keys.NumElements() == 0 ||
                      neuron_keys.dim_size(0) == kernel.dim_size(0),
