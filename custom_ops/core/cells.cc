@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <utility>
 #include <vector>
-
-#include "custom_ops/core/active_set.h"
 
 namespace keras_lsh {
 namespace {
@@ -22,61 +22,108 @@ bool Centered(const float* row, const float* center, int64_t n, float largest,
   return usable;
 }
 
-constexpr int64_t kPointsAtOnce = 16;
+constexpr int64_t kPointsAtOnce = 256;
+constexpr int64_t kCentroidsAtOnce = 64;
+constexpr int64_t kPointsOfPiece = 4096;
+constexpr int64_t kCellsOfGroup = 64;
 
-// Some of the centroids of a table, laid out for products with many points.
-class Centroids {
+// A few points, laid out for products with many centroids.
+class PointColumns {
  public:
-  Centroids(int64_t width, const VectorKernels& vector_kernels)
-      : width_(width), vector_kernels_(vector_kernels) {}
+  explicit PointColumns(int64_t width) : width_(width) {}
 
-  // Takes the centroids of `ids`, ascending.
-  void Take(const float* table, const std::vector<int32_t>& ids) {
-    ids_ = &ids;
-    const int64_t count = static_cast<int64_t>(ids.size());
+  void Take(const CellPoints& p, int64_t first, const int32_t* ids,
+            int64_t count) {
+    count_ = count;
     columns_.resize(width_ * count);
-    half_squares_.assign(count, 0.0f);
-    for (int64_t c = 0; c < count; ++c) {
-      const float* centroid = table + ids[c] * width_;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t id = first + (ids == nullptr ? i : ids[i]);
       for (int64_t j = 0; j < width_; ++j) {
-        columns_[j * count + c] = centroid[j];
-        half_squares_[c] += 0.5f * centroid[j] * centroid[j];
-      }
-    }
-    products_.resize(kPointsAtOnce * count);
-  }
-
-  // The products of at most kPointsAtOnce points with each of the centroids.
-  const float* Multiply(const float* points, int64_t count) {
-    vector_kernels_.multiply(points, columns_.data(), count, width_, size(),
-                             products_.data());
-    return products_.data();
-  }
-
-  // Calls write(i, id) with the nearest centroid of point i.
-  template <typename Write>
-  void Nearest(const float* points, int64_t count, const Write& write) {
-    for (int64_t first = 0; first < count; first += kPointsAtOnce) {
-      const int64_t some = std::min(kPointsAtOnce, count - first);
-      const float* products = Multiply(points + first * width_, some);
-      for (int64_t i = 0; i < some; ++i) {
-        const int64_t best = vector_kernels_.least_difference(
-            half_squares_.data(), products + i * size(), size());
-        write(first + i, (*ids_)[best]);
+        columns_[j * count + i] = p.points[id * width_ + j];
       }
     }
   }
 
-  int64_t size() const { return static_cast<int64_t>(ids_->size()); }
-  const std::vector<float>& half_squares() const { return half_squares_; }
+  int64_t count() const { return count_; }
+  const float* data() const { return columns_.data(); }
 
  private:
-  const int64_t width_;
-  const VectorKernels& vector_kernels_;
-  const std::vector<int32_t>* ids_ = nullptr;
-  std::vector<float> columns_;       // [width, size]
-  std::vector<float> half_squares_;  // [size], of the norms
-  std::vector<float> products_;      // [kPointsAtOnce, size]
+  int64_t width_;
+  int64_t count_ = 0;
+  std::vector<float> columns_;  // [width, count]
+};
+
+// Some vectors to be near to.
+class Centroids {
+ public:
+  // The rows `ids` of `vectors` [any, width]; `ids` ascend.
+  Centroids(const float* vectors, std::vector<int32_t> ids, int64_t width)
+      : ids_(std::move(ids)), width_(width), half_squares_(size()) {
+    for (int64_t c = 0; c < size(); ++c) {
+      const float* vector = vectors + ids_[c] * width;
+      rows_.insert(rows_.end(), vector, vector + width);
+      for (int64_t j = 0; j < width; ++j) {
+        half_squares_[c] += 0.5f * vector[j] * vector[j];
+      }
+    }
+  }
+
+  int64_t size() const { return static_cast<int64_t>(ids_.size()); }
+  // Half the square of a vector's norm. Less its product with a point it is
+  // half their squared distance, but for what is the same for all vectors.
+  float half_square(int64_t c) const { return half_squares_[c]; }
+
+  // products[c - begin, i] for c in [begin, end).
+  void Multiply(const PointColumns& points, int64_t begin, int64_t end,
+                const VectorKernels& vector_kernels,
+                std::vector<float>* products) const {
+    products->resize((end - begin) * points.count());
+    vector_kernels.multiply(rows_.data() + begin * width_, points.data(),
+                            end - begin, width_, points.count(),
+                            products->data());
+  }
+
+ private:
+  friend class NearestSearch;
+
+  std::vector<int32_t> ids_;
+  int64_t width_;
+  std::vector<float> rows_;          // [size, width]
+  std::vector<float> half_squares_;  // [size]
+};
+
+// The nearest of some vectors for a few points, the first of equal ones.
+class NearestSearch {
+ public:
+  void Find(const Centroids& centroids, const PointColumns& points,
+            const VectorKernels& vector_kernels) {
+    const int64_t count = points.count();
+    distances_.assign(count, std::numeric_limits<float>::infinity());
+    ids_.assign(count, centroids.ids_[0]);
+    for (int64_t begin = 0; begin < centroids.size();
+         begin += kCentroidsAtOnce) {
+      const int64_t end = std::min(begin + kCentroidsAtOnce, centroids.size());
+      centroids.Multiply(points, begin, end, vector_kernels, &products_);
+      for (int64_t c = begin; c < end; ++c) {
+        vector_kernels.keep_least(
+            centroids.half_squares_[c], products_.data() + (c - begin) * count,
+            centroids.ids_[c], count, distances_.data(), ids_.data());
+      }
+    }
+  }
+
+  float distance(int64_t i) const { return distances_[i]; }
+  int32_t id(int64_t i) const { return ids_[i]; }
+
+ private:
+  std::vector<float> distances_, products_;
+  std::vector<int32_t> ids_;
+};
+
+// A cell, and how far from a point it is.
+struct Near {
+  float distance = std::numeric_limits<float>::infinity();
+  int32_t id = 0;
 };
 
 std::vector<int32_t> Everyone(int64_t count) {
@@ -85,113 +132,180 @@ std::vector<int32_t> Everyone(int64_t count) {
   return ids;
 }
 
-// For each cell of a table, it and the cells nearest to it, ascending:
-// [cells, neighbours + 1].
-std::vector<int32_t> NearCells(const float* table, int64_t cells, int64_t width,
-                               int64_t neighbours,
-                               const ParallelFor& parallel_for,
-                               const VectorKernels& vector_kernels) {
-  std::vector<int32_t> near(cells * (neighbours + 1));
-  const std::vector<int32_t> everyone = Everyone(cells);
+struct Box {
+  std::vector<float> least, most;
+};
+
+Box BoxOf(const float* table, const std::vector<int32_t>& ids, int64_t width) {
+  const float* first = table + ids[0] * width;
+  Box box = {{first, first + width}, {first, first + width}};
+  for (int32_t id : ids) {
+    for (int64_t j = 0; j < width; ++j) {
+      const float value = table[id * width + j];
+      box.least[j] = std::min(box.least[j], value);
+      box.most[j] = std::max(box.most[j], value);
+    }
+  }
+  return box;
+}
+
+// The cells of a table in groups.
+struct CellGroups {
+  std::vector<std::vector<int32_t>> cells;  // ascending in each
+  std::vector<float> middles;               // [groups, width]
+
+  void Halve(const float* table, std::vector<int32_t> ids, int64_t width) {
+    const Box box = BoxOf(table, ids, width);
+    if (static_cast<int64_t>(ids.size()) <= kCellsOfGroup) {
+      for (int64_t j = 0; j < width; ++j) {
+        middles.push_back((box.least[j] + box.most[j]) / 2);
+      }
+      std::sort(ids.begin(), ids.end());
+      cells.push_back(std::move(ids));
+      return;
+    }
+    int64_t widest = 0;
+    for (int64_t j = 1; j < width; ++j) {
+      if (box.most[j] - box.least[j] > box.most[widest] - box.least[widest]) {
+        widest = j;
+      }
+    }
+    const auto half = ids.begin() + ids.size() / 2;
+    std::nth_element(ids.begin(), half, ids.end(), [&](int32_t a, int32_t b) {
+      const float of_a = table[a * width + widest];
+      const float of_b = table[b * width + widest];
+      return of_a != of_b ? of_a < of_b : a < b;
+    });
+    Halve(table, {ids.begin(), half}, width);
+    Halve(table, {half, ids.end()}, width);
+  }
+};
+
+// Looks at all cells.
+void NearestOfAll(const CellPoints& p, int64_t t, const float* table,
+                  const ParallelFor& parallel_for,
+                  const VectorKernels& vector_kernels, int32_t* nearest) {
+  const Centroids all(table, Everyone(p.cells), p.width);
   parallel_for(
-      (cells + kPointsAtOnce - 1) / kPointsAtOnce,
-      kPointsAtOnce * cells * (width / 8 + 16),
-      [&](int64_t begin, int64_t end) {
-        Centroids all(width, vector_kernels);
-        all.Take(table, everyone);
-        std::vector<std::pair<float, int32_t>> order(cells);
-        for (int64_t first = begin * kPointsAtOnce;
-             first < std::min(cells, end * kPointsAtOnce);
-             first += kPointsAtOnce) {
-          const int64_t some = std::min(kPointsAtOnce, cells - first);
-          const float* products = all.Multiply(table + first * width, some);
-          for (int64_t i = 0; i < some; ++i) {
-            for (int64_t c = 0; c < cells; ++c) {
-              const float distance =
-                  all.half_squares()[c] - products[i * cells + c];
-              // Whatever is no number comes last, a cell itself comes first.
-              order[c] = {std::isnan(distance) ? HUGE_VALF : distance,
-                          static_cast<int32_t>(c)};
-            }
-            order[first + i].first = -HUGE_VALF;
-            std::nth_element(order.begin(), order.begin() + neighbours,
-                             order.end());
-            int32_t* out = near.data() + (first + i) * (neighbours + 1);
-            for (int64_t k = 0; k <= neighbours; ++k) out[k] = order[k].second;
-            std::sort(out, out + neighbours + 1);
+      p.count, p.cells * (p.width / 8 + 2), [&](int64_t begin, int64_t end) {
+        PointColumns points(p.width);
+        NearestSearch search;
+        for (int64_t first = begin; first < end; first += kPointsAtOnce) {
+          points.Take(p, first, nullptr, std::min(kPointsAtOnce, end - first));
+          search.Find(all, points, vector_kernels);
+          for (int64_t i = 0; i < points.count(); ++i) {
+            nearest[(first + i) * p.tables + t] = search.id(i);
           }
         }
       });
-  return near;
 }
 
-// The points by cell: those in no cell, then those of cell 0, and so on.
-struct PointsByCell {
-  PointsByCell(const int32_t* members, int64_t count, int64_t stride,
-               int64_t cells)
-      : starts(cells + 2, 0), points(count) {
-    for (int64_t i = 0; i < count; ++i) ++starts[members[i * stride] + 2];
-    std::partial_sum(starts.begin(), starts.end(), starts.begin());
-    std::vector<int64_t> next = starts;
-    for (int64_t i = 0; i < count; ++i) {
-      points[next[members[i * stride] + 1]++] = i;
+// The groups with the nearest middles for each of a few points, one rank after
+// the other: ids [near_groups, points]. Uses the products up.
+void NearestGroups(const Centroids& middles, int64_t points,
+                   int64_t near_groups, const VectorKernels& vector_kernels,
+                   std::vector<float>* products, std::vector<int32_t>* ids) {
+  std::vector<float> distances(points);
+  ids->assign(near_groups * points, 0);
+  for (int64_t k = 0; k < near_groups; ++k) {
+    int32_t* nearest = ids->data() + k * points;
+    std::fill(distances.begin(), distances.end(),
+              std::numeric_limits<float>::infinity());
+    for (int64_t g = 0; g < middles.size(); ++g) {
+      vector_kernels.keep_least(
+          middles.half_square(g), products->data() + g * points,
+          static_cast<int32_t>(g), points, distances.data(), nearest);
+    }
+    for (int64_t i = 0; i < points; ++i) {
+      (*products)[nearest[i] * points + i] = std::nanf("");  // not again
     }
   }
+}
 
-  std::vector<int64_t> starts;  // [cells + 2], into `points`; 0: of no cell
-  std::vector<int64_t> points;
-};
+// Looks at the cells of the `near_groups` nearest groups only.
+void NearestOfGroups(const CellPoints& p, int64_t t, const float* table,
+                     const CellGroups& cell_groups, int64_t near_groups,
+                     const ParallelFor& parallel_for,
+                     const VectorKernels& vector_kernels, int32_t* nearest) {
+  const int64_t groups = static_cast<int64_t>(cell_groups.cells.size());
+  const Centroids middles(cell_groups.middles.data(), Everyone(groups),
+                          p.width);
+  std::vector<Centroids> centroids;
+  for (const std::vector<int32_t>& cells : cell_groups.cells) {
+    centroids.emplace_back(table, cells, p.width);
+  }
+  const int64_t pieces = (p.count + kPointsOfPiece - 1) / kPointsOfPiece;
+  const int64_t vectors = groups + near_groups * kCellsOfGroup;
+  parallel_for(
+      pieces, kPointsOfPiece * vectors * (p.width / 8 + 2),
+      [&](int64_t begin, int64_t end) {
+        PointColumns points(p.width);
+        NearestSearch search;
+        std::vector<float> products;
+        std::vector<int32_t> near;
+        std::vector<Near> best;
+        std::vector<std::vector<int32_t>> points_of(groups);
+        for (int64_t piece = begin; piece < end; ++piece) {
+          const int64_t first = piece * kPointsOfPiece;
+          const int64_t count = std::min(kPointsOfPiece, p.count - first);
+          for (std::vector<int32_t>& ids : points_of) ids.clear();
+          for (int64_t i = 0; i < count; i += kPointsAtOnce) {
+            const int64_t some = std::min(kPointsAtOnce, count - i);
+            points.Take(p, first + i, nullptr, some);
+            middles.Multiply(points, 0, groups, vector_kernels, &products);
+            NearestGroups(middles, some, near_groups, vector_kernels, &products,
+                          &near);
+            for (int64_t k = 0; k < some * near_groups; ++k) {
+              points_of[near[k]].push_back(static_cast<int32_t>(i + k % some));
+            }
+          }
+          best.assign(count, Near());
+          for (int64_t g = 0; g < groups; ++g) {
+            const std::vector<int32_t>& ids = points_of[g];
+            const int64_t members = static_cast<int64_t>(ids.size());
+            for (int64_t i = 0; i < members; i += kPointsAtOnce) {
+              points.Take(p, first, &ids[i],
+                          std::min(kPointsAtOnce, members - i));
+              search.Find(centroids[g], points, vector_kernels);
+              for (int64_t k = 0; k < points.count(); ++k) {
+                Near& so_far = best[ids[i + k]];
+                const Near found = {search.distance(k), search.id(k)};
+                if (found.distance < so_far.distance ||
+                    (found.distance == so_far.distance &&
+                     found.id < so_far.id)) {
+                  so_far = found;
+                }
+              }
+            }
+          }
+          for (int64_t i = 0; i < count; ++i) {
+            nearest[(first + i) * p.tables + t] = best[i].id;
+          }
+        }
+      });
+}
 
 }  // namespace
 
-void NearestCells(const CellPoints& p, const int32_t* members,
-                  int64_t neighbours, const ParallelFor& parallel_for,
+void NearestCells(const CellPoints& p, int64_t groups,
+                  const ParallelFor& parallel_for,
                   const VectorKernels& vector_kernels, int32_t* nearest) {
-  const int64_t cost = p.width / 8 + 2;  // of a point and a centroid
-  const std::vector<int32_t> everyone = Everyone(p.cells);
   for (int64_t t = 0; t < p.tables; ++t) {
     const float* table = p.centroids + t * p.cells * p.width;
-    if (members == nullptr) {
-      parallel_for(p.count, p.cells * cost, [&](int64_t begin, int64_t end) {
-        Centroids all(p.width, vector_kernels);
-        all.Take(table, everyone);
-        all.Nearest(p.points + begin * p.width, end - begin,
-                    [&](int64_t i, int32_t id) {
-                      nearest[(begin + i) * p.tables + t] = id;
-                    });
-      });
-      continue;
+    const bool numbers =
+        std::none_of(table, table + p.cells * p.width,
+                     [](float value) { return std::isnan(value); });
+    CellGroups cell_groups;
+    if (groups > 0 && numbers) {
+      cell_groups.Halve(table, Everyone(p.cells), p.width);
     }
-    const std::vector<int32_t> near = NearCells(
-        table, p.cells, p.width, neighbours, parallel_for, vector_kernels);
-    const PointsByCell by_cell(members + t, p.count, p.tables, p.cells);
-    parallel_for(
-        p.cells + 1, (1 + p.count / p.cells) * neighbours * cost,
-        [&](int64_t begin, int64_t end) {
-          Centroids some(p.width, vector_kernels);
-          std::vector<int32_t> ids;
-          std::vector<float> points;
-          for (int64_t c = begin; c < end; ++c) {
-            const int64_t first = by_cell.starts[c];
-            const int64_t count = by_cell.starts[c + 1] - first;
-            if (count == 0) continue;
-            if (c == 0) {
-              ids = everyone;
-            } else {
-              const int32_t* list = near.data() + (c - 1) * (neighbours + 1);
-              ids.assign(list, list + neighbours + 1);
-            }
-            some.Take(table, ids);
-            points.resize(count * p.width);
-            for (int64_t i = 0; i < count; ++i) {
-              std::copy_n(p.points + by_cell.points[first + i] * p.width,
-                          p.width, points.data() + i * p.width);
-            }
-            some.Nearest(points.data(), count, [&](int64_t i, int32_t id) {
-              nearest[by_cell.points[first + i] * p.tables + t] = id;
-            });
-          }
-        });
+    if (static_cast<int64_t>(cell_groups.cells.size()) <= groups ||
+        groups == 0) {
+      NearestOfAll(p, t, table, parallel_for, vector_kernels, nearest);
+    } else {
+      NearestOfGroups(p, t, table, cell_groups, groups, parallel_for,
+                      vector_kernels, nearest);
+    }
   }
 }
 

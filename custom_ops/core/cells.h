@@ -31,14 +31,18 @@ struct CellPoints {
 // The nearest centroid of each table, by Euclidean distance, for each point; of
 // equal ones the first.
 //
-//   members     [count, tables], or null: the cell of each point so far, kNoId
-//               for none; a point that has one looks at this cell and the
-//               `neighbours` cells whose centroids are nearest to its centroid,
-//               and at no others
-//   neighbours  less than cells, if there are members
-//   nearest     [count, tables], written; may be `members`
-void NearestCells(const CellPoints& points, const int32_t* members,
-                  int64_t neighbours, const ParallelFor& parallel_for,
+// With `groups` > 0, a point looks only at the cells of the `groups` groups
+// whose middles are nearest to it (of equally near ones the first). Cells are
+// grouped by halving them, along the coordinate in which their centroids spread
+// most (the first of equal ones), at the median (of equal ones the smaller id
+// first, an odd one to the second half), until a group has at most 64. The
+// middle of a group is that of its bounding box, (least + most) / 2. Should all
+// cells be in `groups` groups, or a coordinate of a centroid be NaN, it looks
+// at all.
+//
+//   nearest     [count, tables], written
+void NearestCells(const CellPoints& points, int64_t groups,
+                  const ParallelFor& parallel_for,
                   const VectorKernels& vector_kernels, int32_t* nearest);
 
 // What is known of the inputs of a layer, as averages over `count` of them: of

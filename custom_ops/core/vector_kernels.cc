@@ -4,7 +4,6 @@
 #include "custom_ops/core/vector_kernels.h"
 
 #include <cmath>
-#include <limits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>

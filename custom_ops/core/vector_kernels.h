@@ -50,9 +50,10 @@ struct VectorKernels {
   void (*multiply)(const float* a, const float* b, int64_t rows, int64_t inner,
                    int64_t columns, float* out);
 
-  // The first i in [0, n) with the least a[i] - b[i]; NaN is never the least.
-  // 0 if there is none.
-  int64_t (*least_difference)(const float* a, const float* b, int64_t n);
+  // Where minuend - values[i] < least[i], for i in [0, n): least[i] becomes it,
+  // and ids[i] becomes id. NaN is less than nothing.
+  void (*keep_least)(float minuend, const float* values, int32_t id, int64_t n,
+                     float* least, int32_t* ids);
 
   // One Adam step on n elements, in place.
   void (*adam_row)(const AdamRowStep& step, const float* gradient, int64_t n,

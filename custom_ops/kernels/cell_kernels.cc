@@ -1,5 +1,4 @@
 // LshNearestCells, LshRankCells and LshObserveInputs.
-#include <algorithm>
 #include <cstdint>
 #include <limits>
 
@@ -18,14 +17,23 @@ using ::tensorflow::TensorShape;
 class NearestCellsOp : public OpKernel {
  public:
   explicit NearestCellsOp(OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, context->GetAttr("neighbours", &neighbours_));
+    OP_REQUIRES_OK(context, context->GetAttr("groups", &groups_));
   }
 
   void Compute(OpKernelContext* context) override {
-    OP_REQUIRES_OK(context, Check(context));
     const Tensor& points = context->input(0);
     const Tensor& centroids = context->input(1);
-    const Tensor& members = context->input(2);
+    OP_REQUIRES_OK(context, RequireRank(points, 2, "points"));
+    OP_REQUIRES_OK(context, RequireRank(centroids, 3, "centroids"));
+    OP_REQUIRES(
+        context,
+        centroids.dim_size(2) == points.dim_size(1) &&
+            centroids.NumElements() > 0 &&
+            centroids.dim_size(1) < std::numeric_limits<int32_t>::max(),
+        Invalid("`centroids` [tables, cells, width] must be of the width of "
+                "`points`, ",
+                points.dim_size(1), ", and of less than 2^31 cells. Received: ",
+                "shape=", centroids.shape().DebugString()));
     Tensor* nearest;
     OP_REQUIRES_OK(
         context,
@@ -35,51 +43,12 @@ class NearestCellsOp : public OpKernel {
         points.flat<float>().data(), points.dim_size(0),
         points.dim_size(1),          centroids.flat<float>().data(),
         centroids.dim_size(0),       centroids.dim_size(1)};
-    NearestCells(
-        cell_points,
-        members.dim_size(0) > 0 ? members.flat<int32_t>().data() : nullptr,
-        std::min(neighbours_, centroids.dim_size(1) - 1),
-        WorkerThreads(context), GetVectorKernels(),
-        nearest->flat<int32_t>().data());
+    NearestCells(cell_points, groups_, WorkerThreads(context),
+                 GetVectorKernels(), nearest->flat<int32_t>().data());
   }
 
  private:
-  absl::Status Check(OpKernelContext* context) {
-    const Tensor& points = context->input(0);
-    const Tensor& centroids = context->input(1);
-    const Tensor& members = context->input(2);
-    TF_RETURN_IF_ERROR(RequireRank(points, 2, "points"));
-    TF_RETURN_IF_ERROR(RequireRank(centroids, 3, "centroids"));
-    TF_RETURN_IF_ERROR(RequireRank(members, 2, "members"));
-    KLSH_REQUIRE(centroids.dim_size(2) == points.dim_size(1) &&
-                     centroids.NumElements() > 0,
-                 "`centroids` [tables, cells, width] must be of the width of "
-                 "`points`, ",
-                 points.dim_size(1),
-                 ". Received: shape=", centroids.shape().DebugString());
-    KLSH_REQUIRE(
-        centroids.dim_size(1) < std::numeric_limits<int32_t>::max(),
-        "`centroids` must be of less than 2^31 cells. Received: shape=",
-        centroids.shape().DebugString());
-    KLSH_REQUIRE(neighbours_ >= 0,
-                 "`neighbours` must not be negative. Received: neighbours=",
-                 neighbours_);
-    if (members.dim_size(0) == 0) return absl::OkStatus();
-    KLSH_REQUIRE(members.dim_size(0) == points.dim_size(0) &&
-                     members.dim_size(1) == centroids.dim_size(0),
-                 "`members` must be [points, tables], or have no rows. "
-                 "Received: shape=",
-                 members.shape().DebugString());
-    const auto cell = members.flat<int32_t>();
-    for (int64_t i = 0; i < cell.size(); ++i) {
-      KLSH_REQUIRE(cell(i) >= -1 && cell(i) < centroids.dim_size(1),
-                   "`members` must lie in [-1, ", centroids.dim_size(1),
-                   "). Received: ", cell(i));
-    }
-    return absl::OkStatus();
-  }
-
-  int64_t neighbours_;
+  int64_t groups_;
 };
 
 class RankCellsOp : public OpKernel {

@@ -123,14 +123,12 @@ weights: [batch, tables * probes], 65536 / (1 + cost), truncated.
 REGISTER_OP("LshNearestCells")
     .Input("points: float")
     .Input("centroids: float")
-    .Input("members: int32")
     .Output("nearest: int32")
-    .Attr("neighbours: int >= 0 = 0")
+    .Attr("groups: int >= 0 = 0")
     .SetShapeFn([](InferenceContext* c) {
-      ShapeHandle points, centroids, unused;
+      ShapeHandle points, centroids;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &points));
       TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 3, &centroids));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 2, &unused));
       c->set_output(0, c->Matrix(c->Dim(points, 0), c->Dim(centroids, 0)));
       return absl::OkStatus();
     })
@@ -139,9 +137,8 @@ The nearest centroid of each table, by Euclidean distance; of equal ones the fir
 
 points: [count, width].
 centroids: [tables, cells, width].
-members: [count, tables], the cell of each point so far, -1 for none; or no rows. A
-  point that has one looks at this cell and at the `neighbours` cells whose centroids
-  are nearest to its centroid, and at no others.
+groups: if positive, a point looks only at the cells of so many groups: those nearest
+  to it. Groups are of at most 64 cells, made by halving them again and again.
 nearest: [count, tables].
 )doc");
 

@@ -107,13 +107,6 @@ class HashFamily(Config, abc.ABC):
             int32 `[n, tables]`, in `[0, buckets)`, whatever the weights are.
         """
 
-    def refreshed_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
-        """`neuron_codes` of all neurons, given what `refresh` has just returned.
-
-        For families whose `refresh` knows them already.
-        """
-        return self.neuron_codes(kernel, bias, state)
-
     @abc.abstractmethod
     def input_probes(
         self, inputs: tf.Tensor, state: State

@@ -15,10 +15,9 @@ from keras_lsh.hashing.family import HashFamily, State, as_float
 MAX_CELLS = 2**20  # of a table
 MAX_PROBES = 32767  # of an input, in all tables together
 
-# With more cells than this, a neuron that has a cell looks, in a refresh, at so many
-# cells around its own, and at no others.
+# With more cells than this, neurons look for theirs in so many groups of cells only.
 _MANY_CELLS = 512
-_NEIGHBOURS = 64
+_GROUPS = 3
 
 # Steps of Lloyd's algorithm in a refresh without inputs: a layer that is used as it was
 # converted should be of use.
@@ -51,7 +50,7 @@ class KMeansCells(HashFamily):
     Structure with Randomness", section 5.5), recent ones counting most. A refresh makes
     one step of Lloyd's algorithm: centroids move to the mean of their cells' neurons,
     neurons move to the nearest centroid (where there are more than 512 cells, to the
-    nearest of the 64 around their own), and a cell without neurons gets one that is far
+    nearest one in three groups of cells, see `keras_lsh.ops.nearest_cells`), and a cell without neurons gets one that is far
     from its centroid. As neurons keep their cells in between, refreshes change little.
 
     A layer that has not been trained has seen no inputs. Until it has, all directions
@@ -166,10 +165,7 @@ class KMeansCells(HashFamily):
 
         def step(members: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             centroids = _centroids(neurons, members, shape)
-            if shape[1] <= _MANY_CELLS:
-                return centroids, ops.nearest_cells(neurons, centroids)
-            members = ops.nearest_cells(neurons, centroids, members, _NEIGHBOURS)
-            return centroids, members
+            return centroids, _nearest(neurons, centroids)
 
         def settled() -> tf.Tensor:
             result = members
@@ -183,10 +179,7 @@ class KMeansCells(HashFamily):
 
     def neuron_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
         neurons = subspace.neuron_coordinates(kernel, bias, state)
-        return ops.nearest_cells(neurons, as_float("centroids", state))
-
-    def refreshed_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
-        return tf.convert_to_tensor(state["members"])
+        return _nearest(neurons, as_float("centroids", state))
 
     def input_probes(
         self, inputs: tf.Tensor, state: State
@@ -260,3 +253,9 @@ def _centroids(neurons: tf.Tensor, members: tf.Tensor, shape: Any) -> tf.Tensor:
         return tf.where(empty[..., tf.newaxis], tf.gather(neurons, far), centroids)
 
     return tf.cond(tf.reduce_any(empty), filled, lambda: centroids)
+
+
+def _nearest(neurons: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:
+    """The nearest centroid of each table, int32 `[n, tables]`; the first of equals."""
+    many = centroids.shape[1] > _MANY_CELLS
+    return ops.nearest_cells(neurons, centroids, groups=_GROUPS if many else 0)

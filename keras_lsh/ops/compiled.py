@@ -75,16 +75,11 @@ def select_active(
     )
 
 
-def nearest_cells(
-    points: Any, centroids: Any, members: Any = None, neighbours: int = 0
-) -> tf.Tensor:
+def nearest_cells(points: Any, centroids: Any, groups: int = 0) -> tf.Tensor:
     points = as_tensor("points", points, tf.float32, 2)
     centroids = as_tensor("centroids", centroids, tf.float32, 3)
-    require_integer("neighbours", neighbours, 0, MAX_INT32, "0 or more")
-    if members is None:
-        members = tf.zeros([0, 0], tf.int32)
-    members = as_tensor("members", members, tf.int32, 2)
-    return _ops().lsh_nearest_cells(points, centroids, members, neighbours=neighbours)
+    require_integer("groups", groups, 0, MAX_INT32, "0 or more")
+    return _ops().lsh_nearest_cells(points, centroids, groups=groups)
 
 
 def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:

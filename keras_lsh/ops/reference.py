@@ -52,6 +52,7 @@ __all__ = [
     "subtract_rows",
 ]
 
+CELLS_OF_GROUP = 64  # at most, in `nearest_cells`
 MAX_BITS = 20
 MAX_PROBED_BUCKETS = 32767  # their weights, each at most 2**16, sum up in int32
 NO_ID = -1
@@ -264,20 +265,21 @@ def select_active(
     return tf.where(ids < units, ids, NO_ID)
 
 
-def nearest_cells(
-    points: Any, centroids: Any, members: Any = None, neighbours: int = 0
-) -> tf.Tensor:
+def nearest_cells(points: Any, centroids: Any, groups: int = 0) -> tf.Tensor:
     """The cell of each table whose centroid is nearest to a point.
 
     By Euclidean distance; of equally near ones the first.
 
+    With `groups`, a point looks only at the cells of so many groups: those whose
+    middles are nearest to it. Cells are grouped by halving them, along the coordinate
+    in which their centroids spread most, at the median, until a group has at most 64;
+    the middle of a group is that of its bounding box. Should there be no more than
+    `groups` groups, or NaN in a table's centroids, a point looks at all cells.
+
     Args:
         points: float `[n, width]`.
         centroids: float `[tables, cells, width]`.
-        members: int32 `[n, tables]`, the cell of each point so far, -1 for none; or
-            None. A point that has one looks at this cell and at those whose centroids
-            are nearest to its centroid, and at no others.
-        neighbours: How many these are.
+        groups: How many groups a point looks at. 0: at all cells.
 
     Returns:
         int32 `[n, tables]`.
@@ -290,36 +292,18 @@ def nearest_cells(
         [None, None, points.shape[1]],
         f"to match points of shape {points.shape}",
     )
-    require_integer("neighbours", neighbours, 0, MAX_INT32, "0 or more")
-    cells = tf.shape(centroids)[1]
+    require_integer("groups", groups, 0, MAX_INT32, "0 or more")
     halves = 0.5 * tf.reduce_sum(centroids * centroids, axis=-1)
     distances = halves - tf.einsum("nw,tcw->ntc", points, centroids)
-    if members is not None:
-        members = as_tensor("members", members, tf.int32, 2)
-        require_shape(
-            "members",
-            members,
-            [points.shape[0], centroids.shape[0]],
-            "a cell of each table for each point",
+    if groups > 0:
+        # Not for export: tables are built where a model is trained.
+        looked_at = tf.numpy_function(
+            lambda p, c: _looked_at(p, c, groups), [points, centroids], tf.bool
         )
-        members = checked(
-            members, lambda: check_range("members", members, NO_ID, cells)
-        )
-        between = halves[:, tf.newaxis] - tf.einsum(
-            "tbw,tcw->tbc", centroids, centroids
-        )
-        itself = tf.eye(cells, dtype=tf.bool)
-        between = tf.where(itself, -float("inf"), between)
-        count = tf.minimum(neighbours + 1, cells)
-        order = tf.argsort(tf.argsort(between, stable=True), stable=True)
-        of_point = tf.transpose(tf.maximum(members, 0))
-        near = tf.gather(order < count, of_point, batch_dims=1)
-        allowed = tf.logical_or(
-            tf.transpose(near, [1, 0, 2]), members[:, :, tf.newaxis] < 0
-        )
-        distances = tf.where(allowed, distances, float("inf"))
+        distances = tf.where(looked_at, distances, float("inf"))
     distances = tf.where(tf.math.is_nan(distances), float("inf"), distances)
-    return tf.argmin(distances, axis=-1, output_type=tf.int32)
+    nearest = tf.argmin(distances, axis=-1, output_type=tf.int32)
+    return tf.ensure_shape(nearest, [points.shape[0], centroids.shape[0]])
 
 
 def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -742,6 +726,35 @@ def _chosen_rows(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     # One sorted and unique gather from the variable makes the gradient's rows so.
     rows, _ = tf.unique(tf.sort(chosen))
     return places, rows, tf.searchsorted(rows, chosen)
+
+
+def _looked_at(points: np.ndarray, centroids: np.ndarray, groups: int) -> np.ndarray:
+    """bool `[n, tables, cells]`: whether a point looks at a cell."""
+    result = np.ones([len(points), *centroids.shape[:2]], bool)
+    for table, vectors in enumerate(centroids):
+        if np.isnan(vectors).any():
+            continue
+        of_groups = _halved(vectors, np.arange(len(vectors)))
+        if len(of_groups) <= groups:
+            continue
+        boxes = [vectors[ids] for ids in of_groups]
+        middles = np.array([(b.min(axis=0) + b.max(axis=0)) / 2 for b in boxes])
+        distances = (middles * middles).sum(axis=1) / 2 - points @ middles.T
+        near = np.argsort(distances, axis=1, kind="stable")[:, :groups]
+        group_of = np.zeros(len(vectors), int)
+        for group, ids in enumerate(of_groups):
+            group_of[ids] = group
+        result[:, table] = (group_of == near[:, :, np.newaxis]).any(axis=1)
+    return result
+
+
+def _halved(vectors: np.ndarray, ids: np.ndarray) -> list[np.ndarray]:
+    if len(ids) <= CELLS_OF_GROUP:
+        return [ids]
+    widest = np.argmax(np.ptp(vectors[ids], axis=0))
+    order = ids[np.lexsort([ids, vectors[ids, widest]])]
+    half = len(ids) // 2
+    return _halved(vectors, order[:half]) + _halved(vectors, order[half:])
 
 
 def _take(params: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:

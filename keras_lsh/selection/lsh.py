@@ -113,7 +113,7 @@ class LSHSelector(Selector):
         changes = self.hashing.refresh(kernel, bias, self.state)
         # The new values themselves: what `refresh` has computed from them, TensorFlow
         # then need not compute again.
-        codes = self.hashing.refreshed_codes(kernel, bias, {**self.state, **changes})
+        codes = self.hashing.neuron_codes(kernel, bias, {**self.state, **changes})
         for name, value in changes.items():
             self.state[name].assign(value)
         moved = tf.reduce_any(codes != tf.convert_to_tensor(self.codes), axis=-1)

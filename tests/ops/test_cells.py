@@ -28,28 +28,24 @@ def test_rank_cells_is_the_reference(batch, cells):
             np.testing.assert_array_equal(a, e)
 
 
-@pytest.mark.parametrize("neighbours", [None, 0, 2, 100])
+@pytest.mark.parametrize("groups", [0, 1, 3, 100])
 @pytest.mark.parametrize(
     ("points", "tables", "cells", "width"),
-    [(0, 1, 5, 2), (50, 2, 7, 3), (9, 3, 1, 4), (200, 1, 33, 17)],
+    [(0, 1, 5, 2), (50, 2, 7, 3), (9, 3, 1, 4), (200, 2, 300, 17), (70, 1, 129, 1)],
 )
-def test_nearest_cells_is_the_reference(points, tables, cells, width, neighbours):
+def test_nearest_cells_is_the_reference(points, tables, cells, width, groups):
     rng = np.random.default_rng(2)
     # Small integers: exact in any order of summation, with many ties.
     arrays = [
         rng.integers(-3, 4, shape).astype("float32")
         for shape in ((points, width), (tables, cells, width))
     ]
-    options = {}
-    if neighbours is not None:
-        arrays.append(rng.integers(-1, cells, (points, tables)).astype("int32"))
-        options = {"neighbours": neighbours}
-    expected = reference.nearest_cells(*arrays, **options)
+    expected = reference.nearest_cells(*arrays, groups)
     assert expected.dtype == tf.int32 and expected.shape == (points, tables)
-    traced = tf.function(lambda *a: compiled.nearest_cells(*a, **options))
+    traced = tf.function(lambda *a: compiled.nearest_cells(*a, groups))
     np.testing.assert_array_equal(traced(*arrays), expected)
-    np.testing.assert_array_equal(compiled.nearest_cells(*arrays, **options), expected)
-    if neighbours is None:
+    np.testing.assert_array_equal(compiled.nearest_cells(*arrays, groups), expected)
+    if groups in (0, 100):
         distances = np.linalg.norm(arrays[0][:, None, None] - arrays[1], axis=-1)
         np.testing.assert_array_equal(expected, distances.argmin(axis=-1))
 
@@ -60,13 +56,8 @@ def test_nearest_cells_refuses_what_does_not_fit(module):
     errors = (ValueError, tf.errors.InvalidArgumentError)
     with pytest.raises(errors, match="`centroids`"):
         module.nearest_cells(points, centroids[:, :, :2])
-    with pytest.raises(errors, match="`members`"):
-        module.nearest_cells(points, centroids, np.zeros((4, 1), "int32"), 2)
-    for wrong in (-2, 5):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="`members`"):
-            module.nearest_cells(points, centroids, np.full((4, 2), wrong, "int32"), 2)
-    with pytest.raises(ValueError, match="`neighbours`"):
-        module.nearest_cells(points, centroids, neighbours=-1)
+    with pytest.raises(ValueError, match="`groups`"):
+        module.nearest_cells(points, centroids, groups=-1)
 
 
 def observation(batch, input_dim, rank, count):

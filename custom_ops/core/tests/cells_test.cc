@@ -4,7 +4,6 @@
 #include <cmath>
 #include <vector>
 
-#include "custom_ops/core/active_set.h"
 #include "custom_ops/core/tests/check.h"
 #include "custom_ops/core/tests/variants.h"
 
@@ -70,8 +69,8 @@ double SquaredDistance(const float* a, const float* b, int64_t width) {
 }
 
 // The nearest of some centroids; the first of equal ones.
-int32_t Nearest(const float* point, const float* table, const Ints& ids,
-                int64_t width) {
+int32_t NearestOf(const float* point, const float* table, const Ints& ids,
+                  int64_t width) {
   return *std::min_element(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
     const double of_a = SquaredDistance(point, table + a * width, width);
     const double of_b = SquaredDistance(point, table + b * width, width);
@@ -79,52 +78,95 @@ int32_t Nearest(const float* point, const float* table, const Ints& ids,
   });
 }
 
+// The cells in groups, by sorting.
+std::vector<Ints> Groups(const float* table, Ints ids, int64_t width) {
+  if (ids.size() <= 64) return {ids};
+  int64_t widest = 0;
+  float spread = -1;
+  for (int64_t j = 0; j < width; ++j) {
+    const auto less = [&](int32_t a, int32_t b) {
+      return table[a * width + j] < table[b * width + j];
+    };
+    const auto [a, b] = std::minmax_element(ids.begin(), ids.end(), less);
+    const float of_j = table[*b * width + j] - table[*a * width + j];
+    if (of_j > spread) {
+      spread = of_j;
+      widest = j;
+    }
+  }
+  std::sort(ids.begin(), ids.end());
+  std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
+    return table[a * width + widest] < table[b * width + widest];
+  });
+  const auto half = ids.begin() + ids.size() / 2;
+  std::vector<Ints> groups = Groups(table, {ids.begin(), half}, width);
+  for (const Ints& group : Groups(table, {half, ids.end()}, width)) {
+    groups.push_back(group);
+  }
+  return groups;
+}
+
+// The cells that a point looks at.
+Ints LookedAt(const float* point, const float* table, int64_t cells,
+              int64_t width, int64_t groups) {
+  Ints everyone(cells);
+  for (int64_t c = 0; c < cells; ++c) everyone[c] = static_cast<int32_t>(c);
+  const std::vector<Ints> all = Groups(table, everyone, width);
+  const int64_t count = static_cast<int64_t>(all.size());
+  if (groups == 0 || count <= groups) return everyone;
+  Floats middles;
+  for (const Ints& group : all) {
+    for (int64_t j = 0; j < width; ++j) {
+      float least = HUGE_VALF, most = -HUGE_VALF;
+      for (int32_t id : group) {
+        least = std::min(least, table[id * width + j]);
+        most = std::max(most, table[id * width + j]);
+      }
+      middles.push_back((least + most) / 2);
+    }
+  }
+  Ints ids;
+  for (int64_t g = 0; g < count; ++g) {
+    const double own = SquaredDistance(point, &middles[g * width], width);
+    int64_t nearer = 0;
+    for (int64_t other = 0; other < count; ++other) {
+      const double of_other =
+          SquaredDistance(point, &middles[other * width], width);
+      nearer += of_other < own || (of_other == own && other < g);
+    }
+    if (nearer < groups) ids.insert(ids.end(), all[g].begin(), all[g].end());
+  }
+  return ids;
+}
+
 TEST(FindsTheNearestCells) {
   Random random(5);
-  for (int64_t count : {0, 1, 15, 16, 70}) {
-    for (int64_t cells : {1, 2, 16, 50}) {
+  for (int64_t count : {0, 1, 15, 16, 1100}) {
+    for (int64_t cells : {1, 2, 64, 65, 300}) {
       for (int64_t width : {1, 3, 17}) {
-        const int64_t tables = 2;
-        const Context context("count=", count, " cells=", cells,
-                              " width=", width);
-        const Floats points = SmallIntegers(&random, count * width);
-        const Floats centroids = SmallIntegers(&random, tables * cells * width);
-        const CellPoints p = {points.data(),    count,  width,
-                              centroids.data(), tables, cells};
-        Ints everyone(cells);
-        for (int64_t c = 0; c < cells; ++c) everyone[c] = c;
-        for (int64_t neighbours : {int64_t{-1}, int64_t{0}, cells / 3}) {
-          Ints members(count * tables, kNoId);
-          for (int32_t& member : members) {
-            if (random.Chance(0.8)) member = random.Below(cells);
-          }
+        for (int64_t groups : {0, 1, 3, 100}) {
+          const int64_t tables = 2;
+          const Context context("count=", count, " cells=", cells,
+                                " width=", width, " groups=", groups);
+          const Floats points = SmallIntegers(&random, count * width);
+          const Floats centroids =
+              SmallIntegers(&random, tables * cells * width);
           Ints expected;
-          for (int64_t i = 0; i < count * tables; ++i) {
+          for (int64_t i = 0; i < std::min<int64_t>(count, 40) * tables; ++i) {
             const float* table = centroids.data() + i % tables * cells * width;
-            Ints ids = everyone;
-            if (neighbours >= 0 && members[i] != kNoId) {
-              // Its own cell and those nearest to it.
-              const float* own = table + members[i] * width;
-              std::sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
-                if ((a == members[i]) != (b == members[i])) {
-                  return a == members[i];
-                }
-                const double of_a =
-                    SquaredDistance(own, table + a * width, width);
-                const double of_b =
-                    SquaredDistance(own, table + b * width, width);
-                return of_a != of_b ? of_a < of_b : a < b;
-              });
-              ids.resize(neighbours + 1);
-            }
-            expected.push_back(
-                Nearest(points.data() + i / tables * width, table, ids, width));
+            const float* point = points.data() + i / tables * width;
+            const Ints ids = LookedAt(point, table, cells, width, groups);
+            expected.push_back(NearestOf(point, table, ids, width));
           }
+          Ints before;
           for (const Split& split : Splits()) {
             Ints nearest(count * tables, -9);
-            NearestCells(p, neighbours < 0 ? nullptr : members.data(),
-                         neighbours, split.parallel_for, GetVectorKernels(),
-                         nearest.data());
+            NearestCells(
+                {points.data(), count, width, centroids.data(), tables, cells},
+                groups, split.parallel_for, GetVectorKernels(), nearest.data());
+            if (before.empty()) before = nearest;
+            CHECK_EQ(nearest, before);
+            nearest.resize(expected.size());
             CHECK_EQ(nearest, expected);
           }
         }
@@ -135,14 +177,22 @@ TEST(FindsTheNearestCells) {
 
 TEST(NearestOfWhatIsNoNumber) {
   const float nan = std::nanf("");
-  const Floats points = {nan, 1}, centroids = {nan, 5, 2};
-  for (int64_t neighbours : {0, 2}) {
-    Ints members = {1, 0}, nearest(2);
-    NearestCells({points.data(), 2, 1, centroids.data(), 1, 3},
-                 neighbours == 0 ? nullptr : members.data(), neighbours,
+  Floats centroids(100, 7.0f);
+  centroids[0] = nan;
+  centroids[1] = 5;
+  centroids[99] = 2;
+  const Floats points = {nan, 1};
+  for (int64_t groups : {0, 1}) {
+    Ints nearest(2);
+    NearestCells({points.data(), 2, 1, centroids.data(), 1, 100}, groups,
                  SerialFor, GetVectorKernels(), nearest.data());
-    CHECK_EQ(nearest, (Ints{0, 2}));
+    CHECK_EQ(nearest, (Ints{0, 99}));
   }
+  centroids[0] = 0;
+  Ints nearest(2);
+  NearestCells({points.data(), 2, 1, centroids.data(), 1, 100}, 1, SerialFor,
+               GetVectorKernels(), nearest.data());
+  CHECK_EQ(nearest[0], 0);
 }
 
 struct Observation {

@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -354,30 +353,31 @@ TEST(AdamRowWithoutEpsilonLeavesOtherElementsAlone) {
   }
 }
 
-TEST(LeastDifferenceIsTheFirstOfEqualOnes) {
+TEST(KeepsTheLeastDifference) {
   Random random(12);
-  for (int64_t n : {0, 1, 2, 15, 16, 17, 31, 32, 33, 100}) {
+  for (int64_t n : {0, 1, 7, 8, 9, 31, 100}) {
     for (int kind = 0; kind < 3; ++kind) {
       const Context context("n=", n, " kind=", kind);
-      std::vector<float> a = random.Floats(n), b = random.Floats(n);
+      std::vector<float> values = random.Floats(n), least = random.Floats(n);
       if (kind == 1) {  // ties
-        for (float& value : a) value = std::round(2 * value);
-        for (float& value : b) value = std::round(2 * value);
+        for (float& value : values) value = std::round(2 * value);
+        for (float& value : least) value = std::round(2 * value);
       } else if (kind == 2) {
-        AddSpecialValues(&random, 0.5, &a);
+        AddSpecialValues(&random, 0.5, &values);
+        AddSpecialValues(&random, 0.2, &least);
       }
-      int64_t expected = 0;
-      float least = std::numeric_limits<float>::infinity();
+      const Fenced subtracted(values);
+      Fenced kept(least);
+      std::vector<int32_t> ids(n, 3);
+      GetVectorKernels().keep_least(0.5f, subtracted.data(), 9, n, kept.data(),
+                                    ids.data());
       for (int64_t i = 0; i < n; ++i) {
-        if (a[i] - b[i] < least) {
-          least = a[i] - b[i];
-          expected = i;
-        }
+        const bool less = 0.5f - values[i] < least[i];
+        CHECK_EQ(ids[i], less ? 9 : 3);
+        if (less) least[i] = 0.5f - values[i];
       }
-      const Fenced left(a), right(b);
-      CHECK_EQ(
-          GetVectorKernels().least_difference(left.data(), right.data(), n),
-          expected);
+      CHECK_EQ(kept.values(), least);
+      CHECK(kept.FencesStand());
     }
   }
 }
