@@ -85,6 +85,7 @@ demo: install  ## train Dense and LSHDense, compare, export [DATA= TFDS_DIR= QUI
 bench: install  ## every benchmark, as JSON rows
 	$(BIN)/python benchmarks/layer_step.py
 	$(BIN)/python benchmarks/wide_layer_step.py
+	$(BIN)/python benchmarks/extreme_step.py
 	$(BIN)/python benchmarks/op_limits.py
 
 EXPERIMENT ?= within_a_point
@@ -101,7 +102,7 @@ test: core-test pytest  ## every test: the C++ core's, then Python's
 
 .PHONY: pytest
 pytest: $(VENV)/.test $(LIBRARY)  ## the Python tests [ARGS="-k name"]
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # The core is plain C++: a compiler is all its tests need. Every test runs at every SIMD
 # level that the machine has.
@@ -192,6 +193,6 @@ bazel: $(VENV)/.tensorflow  ## the op library and the core's tests, built by Baz
 
 .PHONY: clean
 clean:  ## remove what was built; .venv stays
-	rm -rf build dist demo_output *.egg-info
+	rm -rf build dist *_output *_output_quick *.egg-info
 	rm -f keras_lsh/ops/_keras_lsh_ops.so keras_lsh/ops/_build_info.json
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -161,9 +161,11 @@ def _inputs_of(model: keras.Model) -> Any:
     )
 
 
-def _tensor_spec(x: Any) -> tf.TensorSpec:
-    if isinstance(x, tf.TensorSpec):
+def _tensor_spec(x: Any) -> tf.TensorSpec | tf.SparseTensorSpec:
+    if isinstance(x, (tf.TensorSpec, tf.SparseTensorSpec)):
         return x
+    if isinstance(x, keras.KerasTensor) and x.sparse:
+        return tf.SparseTensorSpec([None, *x.shape[1:]], x.dtype)
     if isinstance(x, keras.KerasTensor):
         return tf.TensorSpec([None, *x.shape[1:]], x.dtype, x.name)
     return tf.TensorSpec(x.shape, x.dtype or "float32", getattr(x, "name", None))

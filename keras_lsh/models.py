@@ -196,7 +196,7 @@ class _Labelled:
         functions = self.__dict__.setdefault("_top_k_functions", _Untracked())
         if (k, exact) not in functions.made:
 
-            @tf.function(reduce_retracing=True)
+            @tf.function(autograph=False, reduce_retracing=True)
             def top_k(x: Any) -> tuple[tf.Tensor, tf.Tensor]:
                 with override_selection("exact" if exact else "lsh"):
                     return sparse_logits.top_k(self._infer(x), k)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lsh._arguments import check_argument, is_finite, is_integer
+from keras_lsh.layers import LSHDense
 from keras_lsh.layers.finding import lsh_layers
 
 # At most so many neurons of a layer are hashed to tell how far its codes have drifted:
@@ -90,6 +91,7 @@ class RebuildTables(keras.callbacks.Callback):
         self.every = int(every)
         self.growth = float(growth)
         self.drift = None if drift is None else float(drift)
+        self._layers: list[LSHDense] = []
         self._rebuilds: list[int] = []  # of each layer
 
     @property
@@ -104,27 +106,10 @@ class RebuildTables(keras.callbacks.Callback):
             if layer.built and layer.trainable and layer.selection == "lsh"
         ]
 
-        @tf.function
-        def rebuild_layers(due: tf.Tensor) -> tf.Tensor:
-            return tf.stack(
-                [
-                    tf.cond(
-                        due[i],
-                        lambda layer=layer: layer.rebuild_tables()["codes_changed"],
-                        lambda: 0.0,
-                    )
-                    for i, layer in enumerate(layers)
-                ]
-            )
-
-        @tf.function
-        def drift_of_layers(look: tf.Tensor) -> tf.Tensor:
-            return tf.stack(
-                [layer.codes_drift(_sample(layer.units, look)) for layer in layers]
-            )
-
-        # One call for all layers: calls cost more than small layers do.
-        self._rebuild_layers, self._drift_of_layers = rebuild_layers, drift_of_layers
+        # Training that goes on, with this callback again, need not trace again.
+        if layers != self._layers:
+            self._layers = layers
+            self._trace(layers)
         self._interval = float(self.every)
         self._rebuilds = [0] * len(layers)
         self._codes_changed = np.zeros(len(layers))
@@ -169,11 +154,35 @@ class RebuildTables(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         step = self._iterations()
         self._rebuild([step > last for last in self._last_rebuild])
-        self._rebuild_layers = self._drift_of_layers = None
 
     def __deepcopy__(self, memo: Any) -> "RebuildTables":
         """A callback of the same settings, without the training in progress."""
         return type(self)(self.every, self.growth, self.drift)
+
+    def _trace(self, layers: list[LSHDense]) -> None:
+        """Makes the functions that rebuild layers and look at them."""
+
+        @tf.function(autograph=False)
+        def rebuild_layers(due: tf.Tensor) -> tf.Tensor:
+            return tf.stack(
+                [
+                    tf.cond(
+                        due[i],
+                        lambda layer=layer: layer.rebuild_tables()["codes_changed"],
+                        lambda: 0.0,
+                    )
+                    for i, layer in enumerate(layers)
+                ]
+            )
+
+        @tf.function(autograph=False)
+        def drift_of_layers(look: tf.Tensor) -> tf.Tensor:
+            return tf.stack(
+                [layer.codes_drift(_sample(layer.units, look)) for layer in layers]
+            )
+
+        # One call for all layers: calls cost more than small layers do.
+        self._rebuild_layers, self._drift_of_layers = rebuild_layers, drift_of_layers
 
     def _iterations(self) -> int:
         return int(self.model.optimizer.iterations.numpy())

@@ -50,8 +50,9 @@ class KMeansCells(HashFamily):
     Structure with Randomness", section 5.5), recent ones counting most. A refresh makes
     one step of Lloyd's algorithm: centroids move to the mean of their cells' neurons,
     neurons move to the nearest centroid (where there are more than 512 cells, to the
-    nearest one in three groups of cells, see `keras_lsh.ops.nearest_cells`), and a cell without neurons gets one that is far
-    from its centroid. As neurons keep their cells in between, refreshes change little.
+    nearest one in three groups of cells, see `keras_lsh.ops.nearest_cells`), and a cell
+    without neurons gets one that is far from its centroid. As neurons keep their cells
+    in between, refreshes change little.
 
     A layer that has not been trained has seen no inputs. Until it has, all directions
     count the same, and `basis` holds those along which its neurons' weights are

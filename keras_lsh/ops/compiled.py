@@ -225,33 +225,41 @@ def _ops() -> Any:
     """The op library, with the gradients of its ops registered."""
     ops = library()
 
-    def kernel_gradients(op: Any, gradient: tf.Tensor, shape: tf.Tensor) -> list[Any]:
-        """The gradients by kernel and bias: unique rows, ascending."""
+    def needs_first_input(op: Any) -> bool:
+        """Whether the gradient by the first input is asked for.
+
+        That of a model's own inputs is not, and would be a third of the work.
+        """
+        return 0 not in (getattr(op, "skip_input_indices", None) or ())
+
+    def active_matmul_gradients(
+        op: Any, gradient: tf.Tensor, grad_input: Any, shape: tf.Tensor
+    ) -> list[Any]:
+        """By inputs, then (ids, forced and keys have none) by kernel and bias."""
+        inputs, ids, kernel = op.inputs[0], op.outputs[1], op.inputs[4]
+        by_inputs = None
+        if needs_first_input(op):
+            by_inputs = grad_input(gradient, ids, kernel)
+        # Unique rows, ascending.
         rows, by_kernel, by_bias = ops.lsh_active_matmul_grad_kernel(
-            gradient, op.outputs[1], op.inputs[0], tf.cast(shape[0], tf.int64)
+            gradient, ids, inputs, tf.cast(shape[0], tf.int64)
         )
-        gradients = [tf.IndexedSlices(by_kernel, rows, shape)]
+        by_weights = [tf.IndexedSlices(by_kernel, rows, shape)]
         if op.get_attr("num_bias"):
-            gradients.append(tf.IndexedSlices(by_bias, rows, shape[:1]))
-        return gradients
+            by_weights.append(tf.IndexedSlices(by_bias, rows, shape[:1]))
+        return [by_inputs, None, None, None, *by_weights]
 
     @tf.RegisterGradient("LshActiveMatmul")
     def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:
-        kernel = op.inputs[4]
-        by_inputs = ops.lsh_active_matmul_grad_input(gradient, op.outputs[1], kernel)
-        return [
-            *(by_inputs, None, None, None),
-            *kernel_gradients(op, gradient, tf.shape(kernel)),
-        ]
+        shape = tf.shape(op.inputs[4])
+        by_inputs = ops.lsh_active_matmul_grad_input
+        return active_matmul_gradients(op, gradient, by_inputs, shape)
 
     @tf.RegisterGradient("LshResourceActiveMatmul")
     def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:
-        kernel = op.inputs[4]
-        by_inputs = ops.lsh_resource_active_matmul_grad_input(
-            gradient, op.outputs[1], kernel
-        )
-        shape = tf.raw_ops.VariableShape(input=kernel)
-        return [by_inputs, None, None, None, *kernel_gradients(op, gradient, shape)]
+        shape = tf.raw_ops.VariableShape(input=op.inputs[4])
+        by_inputs = ops.lsh_resource_active_matmul_grad_input
+        return active_matmul_gradients(op, gradient, by_inputs, shape)
 
     def sparse_matmul_gradients(
         op: Any, gradient: tf.Tensor, matmul: Any, shape: tf.Tensor
@@ -259,8 +267,7 @@ def _ops() -> Any:
         """By values, ids (none) and kernel; `matmul` takes the kernel's form."""
         values, ids, kernel = op.inputs
         by_values = None
-        # Those of a model's inputs are not asked for, and would be half of the work.
-        if 0 not in (getattr(op, "skip_input_indices", None) or ()):
+        if needs_first_input(op):
             nothing = tf.zeros([0, 0], tf.int32)
             by_values, _ = matmul(
                 *(gradient, ids),

@@ -346,3 +346,21 @@ def test_bad_arguments(examples, call, tmp_path, script, arguments, message):
     main = getattr(examples, script).main
     with pytest.raises(SystemExit, match=f"(?s)^error: .*{message}"):
         call(main, "--quick", "--output", tmp_path, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--epochs", "0"],
+        ["--seed", "-1"],
+        ["--learning-rate", "nan"],
+        ["--train", "file"],
+        ["--model", "model.h5"],
+        ["--model", "missing/model.keras"],
+    ],
+)
+def test_malformed_arguments(examples, call, arguments, capsys):
+    with pytest.raises(SystemExit) as raised:
+        call(examples.tags.main, *arguments)
+    assert raised.value.code == 2
+    assert re.search(f"{arguments[0]}.* (must|go together)", capsys.readouterr().err)
