@@ -110,7 +110,7 @@ Status ActiveSetSelector::Check(const ActiveSetQuery& query, int64_t i) const {
 }
 
 bool ActiveSetSelector::ScoresAreWeights(const ActiveSetQuery& query) const {
-  if (tables_.tables > 1 || query.num_forced > 0) return false;
+  if (tables_.tables > 1) return false;
   bool ascending = true;
   for (int64_t i = 1; i < query.num_buckets; ++i) {
     ascending &= query.buckets[i - 1] < query.buckets[i];
@@ -119,6 +119,16 @@ bool ActiveSetSelector::ScoresAreWeights(const ActiveSetQuery& query) const {
 }
 
 Status ActiveSetSelector::ChooseByWeight(const ActiveSetQuery& query) {
+  Status status = Force(query);
+  if (status.ok()) status = CollectByWeight(query);
+  for (int64_t i = 0; i < query.num_forced; ++i) {
+    const int32_t id = query.forced[i];
+    if (id >= 0 && id < tables_.units) scores_[id] = 0;
+  }
+  return status;
+}
+
+Status ActiveSetSelector::CollectByWeight(const ActiveSetQuery& query) {
   std::array<int32_t, kBins> sizes{};  // neurons by weight
   for (int64_t i = 0; i < query.num_buckets; ++i) {
     const int32_t bucket = query.buckets[i], weight = query.weights[i];
@@ -130,8 +140,11 @@ Status ActiveSetSelector::ChooseByWeight(const ActiveSetQuery& query) {
     }
     sizes[(weight - 1) / kWeightsPerBin] += offset[1] - offset[0];
   }
+  // As if no neuron was forced, some of the first `active` may be.
   int64_t room = active_, last_bin = kBins - 1;
   while (last_bin > 0 && sizes[last_bin] < room) room -= sizes[last_bin--];
+  const bool forced = !chosen_.empty();
+  if (forced) room = active_ - static_cast<int64_t>(chosen_.size());
 
   keys_.clear();
   for (int64_t i = 0; i < query.num_buckets; ++i) {
@@ -142,7 +155,11 @@ Status ActiveSetSelector::ChooseByWeight(const ActiveSetQuery& query) {
     for (int32_t place = offset[0]; place < offset[1]; ++place) {
       const int32_t id = tables_.ids[place];
       if (id < 0 || id >= tables_.units) return CorruptIds(id, tables_.units);
-      if (bin > last_bin) {
+      if (forced) {
+        if (scores_[id] == 0) {
+          keys_.push_back(int64_t{weight} << 31 | (kLargestId - id));
+        }
+      } else if (bin > last_bin) {
         chosen_.push_back(id);
       } else {
         keys_.push_back(int64_t{weight} << 31 | (kLargestId - id));

@@ -91,6 +91,7 @@ class ActiveSetSelector {
   bool ScoresAreWeights(const ActiveSetQuery& query) const;
   // For these, whatever their number: looks into the weightiest buckets only.
   Status ChooseByWeight(const ActiveSetQuery& query);
+  Status CollectByWeight(const ActiveSetQuery& query);
   // For all others: forced neurons, then scores, then the best of these.
   Status ChooseByScore(const ActiveSetQuery& query);
   Status Force(const ActiveSetQuery& query);

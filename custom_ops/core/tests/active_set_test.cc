@@ -350,7 +350,13 @@ TEST(CellsByWorth) {
           query.buckets.push_back(query.buckets[0]);
           query.weights.push_back(static_cast<int32_t>(1 + random.Below(500)));
         }
-        if (trial % 3 == 2) query.forced = {static_cast<int32_t>(trial)};
+        if (trial % 3 == 2) {
+          for (int64_t f = random.Below(std::min<int64_t>(active, 12)); f >= 0;
+               --f) {
+            query.forced.push_back(static_cast<int32_t>(random.Below(units)));
+          }
+          if (random.Chance(0.5)) query.forced.push_back(kNoId);
+        }
         query.fill = trial % 4 == 3;
         CHECK_EQ(Select(&selector, query, active),
                  Expected(tables, query, active));
