@@ -3,14 +3,16 @@
     python benchmarks/layer_step.py --out rows.jsonl
 
 Per case, a network of hidden ReLU layers is trained with `model.fit`: with Dense and
-Keras' Adam (or SGD), and with LSHDense, LazyAdam (or SGD) and RebuildTables; and single
-samples are passed through it in a `tf.function`. Both networks take turns, so that what
-disturbs the one disturbs the other. One JSON row per case: the median time of a step
-and its quartiles over the rounds, for both, and the ratio of the medians.
+Keras' Adam (or SGD), and with LSHDense, LazyAdam (or SGD) and RebuildTables; or single
+samples are passed through it, in a `tf.function` or by a loaded SavedModel. Both
+networks take turns, so that what disturbs the one disturbs the other. One JSON row per
+case: the median time of a step and its quartiles over the rounds, for both, and the
+ratio of the medians.
 """
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -32,7 +34,9 @@ class Case(NamedTuple):
     layers: int
     active: float
     batch: int
-    optimizer: str  # "adam", "sgd" or "none": inference
+    optimizer: str  # "adam" or "sgd"; inference: "none", or "served" by a SavedModel
+    oversample: float | None = None  # of LSHDense; None: its default
+    steps: int = 40  # of a round
 
 
 CASES = [
@@ -40,7 +44,11 @@ CASES = [
     Case("three layers of 1000", 784, 1000, 3, 0.05, 128, "sgd"),
     Case("two layers of 4096", 4096, 4096, 2, 0.05, 128, "adam"),
     Case("two layers of 4096", 4096, 4096, 2, 0.05, 8, "adam"),
+    Case("two layers of 16384", 16384, 16384, 2, 0.01, 128, "adam", steps=6),
     Case("one layer of 4096", 4096, 4096, 1, 0.05, 1, "none"),
+    Case("one layer of 4096", 4096, 4096, 1, 0.05, 1, "served"),
+    Case("one layer of 16384", 16384, 16384, 1, 0.05, 1, "none"),
+    Case("one layer of 16384", 16384, 16384, 1, 0.05, 1, "none", oversample=1),
 ]
 CLASSES = 10
 
@@ -50,10 +58,15 @@ def make_model(case: Case, sparse: bool) -> keras.Model:
 
     def hidden() -> keras.layers.Layer:
         if sparse:
-            return keras_lsh.LSHDense(case.width, activation="relu", active=case.active)
+            return keras_lsh.LSHDense(
+                case.width,
+                activation="relu",
+                active=case.active,
+                oversample=case.oversample,
+            )
         return keras.layers.Dense(case.width, activation="relu")
 
-    outputs = [] if case.optimizer == "none" else [keras.layers.Dense(CLASSES)]
+    outputs = [keras.layers.Dense(CLASSES)] if trains(case) else []
     model = keras.Sequential(
         [keras.Input((case.inputs,)), *(hidden() for _ in range(case.layers)), *outputs]
     )
@@ -65,12 +78,16 @@ def make_model(case: Case, sparse: bool) -> keras.Model:
     return model
 
 
-def training(case: Case, sparse: bool, steps: int) -> Callable[[], float]:
+def trains(case: Case) -> bool:
+    return case.optimizer in ("adam", "sgd")
+
+
+def training(case: Case, sparse: bool) -> Callable[[], float]:
     """A function that trains for some steps and returns milliseconds per step."""
     model = make_model(case, sparse)
     rng = np.random.default_rng(0)
     # Inputs near a subspace, as those of real layers are.
-    factors = rng.normal(size=(case.batch * steps, 30)) @ rng.normal(
+    factors = rng.normal(size=(case.batch * case.steps, 30)) @ rng.normal(
         size=(30, case.inputs)
     )
     noise = rng.normal(size=factors.shape)
@@ -98,7 +115,7 @@ class Watch(keras.callbacks.Callback):
             self.milliseconds_per_step = 1000 * (now - self.start) / batch
 
 
-def inference(case: Case, sparse: bool, steps: int) -> Callable[[], float]:
+def inference(case: Case, sparse: bool) -> Callable[[], float]:
     """A function that passes batches through and returns milliseconds per batch."""
     model = make_model(case, sparse)
     x = tf.random.stateless_normal([case.batch, case.inputs], [0, 1])
@@ -108,21 +125,28 @@ def inference(case: Case, sparse: bool, steps: int) -> Callable[[], float]:
             layer(seen, training=True)
             layer.rebuild_tables()
             seen = layer(seen)
-    function = tf.function(lambda inputs: model(inputs, training=False))
+    if case.optimizer == "served":
+        with tempfile.TemporaryDirectory() as folder:
+            model.export(folder, verbose=False)
+            model = tf.saved_model.load(folder)
+        function = model.serve
+    else:
+        function = tf.function(lambda inputs: model(inputs, training=False))
     function(x)
 
     def run() -> float:
+        assert model is not None  # a SavedModel lives as long as somebody holds it
         start = time.perf_counter()
-        for _ in range(steps):
+        for _ in range(case.steps):
             function(x)
-        return 1000 * (time.perf_counter() - start) / steps
+        return 1000 * (time.perf_counter() - start) / case.steps
 
     return run
 
 
-def measure(case: Case, rounds: int, steps: int) -> dict[str, Any]:
-    make = inference if case.optimizer == "none" else training
-    runs = {"lsh": make(case, True, steps), "dense": make(case, False, steps)}
+def measure(case: Case, rounds: int) -> dict[str, Any]:
+    make = training if trains(case) else inference
+    runs = {"lsh": make(case, True), "dense": make(case, False)}
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(rounds + 1):
         for name, run in runs.items():
@@ -135,7 +159,7 @@ def measure(case: Case, rounds: int, steps: int) -> dict[str, Any]:
         row[f"{name}_ms"] = round(float(quartiles[1]), 3)
         row[f"{name}_quartiles_ms"] = [round(float(q), 3) for q in quartiles[[0, 2]]]
     row["times_as_fast"] = round(row["dense_ms"] / row["lsh_ms"], 2)
-    return row | {"rounds": rounds, "steps": steps} | machine.facts(seed=0)
+    return row | {"rounds": rounds} | machine.facts(seed=0)
 
 
 def main() -> None:
@@ -143,17 +167,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=40, help="steps a round")
     parser.add_argument(
         "--quick", action="store_true", help="the smallest case, briefly"
     )
     parser.add_argument("--out", help="file for the rows, besides stdout")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.steps = 2, 10
+        options.rounds = 2
     rows = []
-    for case in CASES[:1] if options.quick else CASES:
-        rows.append(json.dumps(measure(case, options.rounds, options.steps)))
+    for case in [CASES[0]._replace(steps=10)] if options.quick else CASES:
+        rows.append(json.dumps(measure(case, options.rounds)))
         print(rows[-1], flush=True)
     if options.out:
         with open(options.out, "w") as file:
