@@ -181,7 +181,7 @@ def test_functional_model_of_several_outputs():
         ("binary_crossentropy", None, "ActiveSigmoidCrossentropy"),
         (losses.ActiveSoftmaxCrossentropy(), ["accuracy"], "metrics.Accuracy"),
     ],
-    ids=str,
+    ids=["softmax", "sigmoid", "accuracy"],
 )
 def test_what_keras_offers_is_refused(loss, metric, instead):
     with pytest.raises(ValueError, match=instead):
