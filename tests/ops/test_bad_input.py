@@ -224,7 +224,8 @@ def call_kernel(_, op, **changes):
         inputs = dict(zip(arrays, tensors, strict=True))
         if op == "active_matmul":
             inputs["bias"] = [inputs["bias"]]
-            inputs.setdefault("neuron_keys", tf.zeros([0, 0], tf.int32))
+            for name in ("neuron_keys", "forced"):
+                inputs.setdefault(name, tf.zeros([0, 0], tf.int32))
         return getattr(library(), f"lsh_{op}")(**inputs, **attributes)
 
     results = function(*arrays.values())
@@ -291,6 +292,13 @@ def test_neuron_keys(run, keys, right_results):
     assert_refused(
         run, compiled, "active_matmul", changes, "neuron_keys", right_results
     )
+
+
+@pytest.mark.parametrize("run", [call, call_kernel])
+@pytest.mark.parametrize("forced", [IDS[1:], IDS[0], IDS[None]], ids=np.shape)
+def test_ids_to_keep(run, forced, right_results):
+    changes = {"forced": forced}
+    assert_refused(run, compiled, "active_matmul", changes, "forced", right_results)
 
 
 @pytest.mark.parametrize("name", ["kernel", "bias"])
