@@ -93,7 +93,11 @@ def parse_arguments(
         ("epochs", defaults["epochs"], "times that all samples are trained on"),
         ("batch-size", 128, "samples in a batch"),
         ("active", defaults["active"], "outputs that a sample computes"),
-        ("rebuild-every", defaults["every"], "steps between two rebuilds of the hash tables"),
+        (
+            "rebuild-every",
+            defaults["every"],
+            "steps between two rebuilds of the hash tables",
+        ),
     ):
         parser.add_argument(
             f"--{name}",
