@@ -101,10 +101,7 @@ def freeze(
         ValueError: If the model is not built, is too large, or reads something that is
             no variable of Keras, such as the table of a `StringLookup`.
     """
-    _require_built(model)
-    if input_signature is None:
-        input_signature = [_inputs_of(model)]
-    signature = keras.tree.map_structure(_tensor_spec, list(input_signature))
+    signature = input_signature_of(model, input_signature)
     values = [(variable, variable.numpy()) for variable in model.variables]
     size = sum(value.nbytes for _, value in values)
     if size > _MAX_GRAPH_BYTES:
@@ -147,6 +144,21 @@ def _foreign_ops(file: Path) -> dict[str, str]:
             if node.op not in functions and not hasattr(tf.raw_ops, node.op):
                 foreign.setdefault(node.op, node.name)
     return foreign
+
+
+def input_signature_of(model: keras.Model, given: Any = None) -> list[Any]:
+    """The arguments of a built model as `tf.TensorSpec`s and `tf.SparseTensorSpec`s.
+
+    Args:
+        model: The model.
+        given: As `freeze` takes it. None: the model's own inputs, of any batch size.
+
+    Raises:
+        ValueError: If the model is not built, or does not know its inputs.
+    """
+    _require_built(model)
+    given = [_inputs_of(model)] if given is None else list(given)
+    return keras.tree.map_structure(_tensor_spec, given)
 
 
 def _inputs_of(model: keras.Model) -> Any:

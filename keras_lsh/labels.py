@@ -59,7 +59,7 @@ def as_ids(labels: Any, classes: int | None = None) -> tf.Tensor:
         labels = _integers(labels, NO_LABEL, classes)
     # Equal ones lie side by side then.
     ids = tf.sort(labels, direction="DESCENDING")
-    repeated = tf.pad(ids[:, 1:] == ids[:, :-1], [[0, 0], [1, 0]])
+    repeated = tf.pad(tf.equal(ids[:, 1:], ids[:, :-1]), [[0, 0], [1, 0]])
     return tf.where(repeated, NO_LABEL, ids)
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_lsh import sparse_logits
 from keras_lsh._arguments import check_argument, is_integer
+from keras_lsh.export import input_signature_of
 from keras_lsh.labels import label_scope
 from keras_lsh.layers import LSHDense
 from keras_lsh.losses import check_compile
@@ -139,7 +140,7 @@ class _Labelled:
             check_argument(
                 "top_k", top_k, is_integer(top_k) and top_k > 0, "a positive integer"
             )
-        signature = input_signature or [_inputs_signature(self)]
+        signature = input_signature_of(self, input_signature)
         archive = keras.export.ExportArchive()
         archive.track(self)
         archive.add_endpoint("serve", self._serve, signature)
@@ -256,24 +257,6 @@ class _Untracked:
 
     def __init__(self) -> None:
         self.made: dict[Any, Any] = {}
-
-
-def _inputs_signature(model: keras.Model) -> Any:
-    if not model.built or getattr(model, "inputs", None) is None:
-        raise ValueError(
-            f"Model {model.name!r} has no inputs yet. Call it on data first, begin it "
-            "with `keras.Input`, or pass `input_signature`."
-        )
-    structure = getattr(model, "_inputs_struct", None) or model.inputs
-    if isinstance(structure, (list, tuple)) and len(structure) == 1:
-        structure = structure[0]
-
-    def spec(x: Any) -> Any:
-        if x.sparse:
-            return tf.SparseTensorSpec(x.shape, x.dtype)
-        return tf.TensorSpec(x.shape, x.dtype, x.name)
-
-    return keras.tree.map_structure(spec, structure)
 
 
 def _batches(x: Any, batch_size: int) -> tuple[Iterator[Any], int | None]:

@@ -418,3 +418,12 @@ class TestBadInput:
             SparseInputDense(2).build((None, None))
         with pytest.raises(ValueError, match="`input_dim`"):
             SparseInputDense(2).build((None, 2**31))
+
+
+def test_freeze_takes_sparse_inputs():
+    model = keras.Sequential(
+        [keras.Input((30,), sparse=True), SparseInputDense(4, bias_initializer="ones")]
+    )
+    x = tf.sparse.from_dense(np.eye(3, 30, dtype=np.float32))
+    (outputs,) = tf.nest.flatten(keras_lsh.freeze(model)(x))
+    np.testing.assert_array_equal(outputs, model(x))

@@ -347,6 +347,22 @@ def test_nothing_dense_in_the_graph_of_a_step():
             assert units not in [dim.size for dim in shape.dim], node.name
 
 
+def test_no_gradient_by_inputs_that_nobody_asks_for():
+    case = Case(10)
+    kernel, bias = tf.Variable(case.kernel), tf.Variable(case.bias)
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            loss = case.loss(x, kernel, bias)
+        return [g.values for g in tape.gradient(loss, [kernel, bias])]
+
+    types = op_types(step.get_concrete_function(tf.constant(case.inputs)))
+    assert "LshActiveMatmulGradKernel" in types
+    # It would run: it has state, so TensorFlow does not prune it.
+    assert "LshResourceActiveMatmulGradInput" not in types
+
+
 def test_an_update_between_steps_is_seen():
     case = Case(10)
     kernel, bias = tf.Variable(case.kernel), tf.Variable(case.bias)
