@@ -5,9 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
 import keras_lsh
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """Initial weights do not depend on which tests ran before in this process."""
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -21,14 +21,14 @@ METHODS = {
     "winner_take_all": "WTA",
     "lsh": "LSH",
 }
-# About 1,500 steps each: enough to rank the methods.
-EPOCHS = {"rectangles": 16, "convex": 24, "mnist": 3, "fashion_mnist": 3}
+# About 1,000 steps each: enough to rank the methods.
+EPOCHS = {"rectangles": 11, "convex": 16, "mnist": 2, "fashion_mnist": 2}
 
 
 def main() -> None:
     parser = sweep.options(__doc__, "active_fraction")
     parser.add_argument("--data", nargs="+", default=DATA, metavar="NAME")
-    parser.add_argument("--epochs", type=int, help="(default: about 1,500 steps)")
+    parser.add_argument("--epochs", type=int, help="(default: about 1,000 steps)")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.data, arguments.seeds = ["rectangles/small"], 1

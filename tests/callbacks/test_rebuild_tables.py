@@ -225,8 +225,8 @@ class TestCodesDrift:
     def test_is_the_share_of_codes_that_hashing_all_would_change(self, hashing):
         layer = self.make_layer(hashing=hashing)
         rng = np.random.default_rng(0)
-        layer.kernel.assign_add(0.05 * rng.normal(size=layer.kernel.shape))
-        layer.bias.assign_add(0.05 * rng.normal(size=layer.bias.shape))
+        layer.kernel.assign_add(0.2 * rng.normal(size=layer.kernel.shape))
+        layer.bias.assign_add(0.2 * rng.normal(size=layer.bias.shape))
         drift = float(layer.codes_drift(range(UNITS)))
         selector = layer._selector
         codes = selector.hashing.neuron_codes(layer.kernel, layer.bias, selector.state)
