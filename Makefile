@@ -10,6 +10,7 @@ JOBS ?= 2
 
 DATA ?= rectangles
 TFDS_DIR ?=
+DATA_DIR ?=
 QUICK ?=
 
 .DEFAULT_GOAL := help
@@ -91,9 +92,9 @@ bench: install  ## every benchmark, as JSON rows
 EXPERIMENT ?= within_a_point
 
 .PHONY: accuracy
-accuracy: install  ## an experiment of benchmarks/accuracy [EXPERIMENT= TFDS_DIR= QUICK=1 ARGS=]
+accuracy: install  ## an experiment of benchmarks/accuracy [EXPERIMENT= DATA_DIR= QUICK=1 ARGS=]
 	$(BIN)/python benchmarks/accuracy/$(EXPERIMENT).py \
-	  $(if $(TFDS_DIR),--tfds-dir "$(TFDS_DIR)") $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
+	  $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
 
 # ---- Tests -------------------------------------------------------------------------
 

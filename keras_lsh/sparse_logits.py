@@ -5,15 +5,19 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lsh.labels import NO_LABEL
+from keras_lsh.ops._checks import MAX_INT32
 
 
-def from_active(values: tf.Tensor, ids: tf.Tensor, units: int) -> tf.SparseTensor:
+def from_active(
+    values: tf.Tensor, ids: tf.Tensor, units: int, drawn: tf.Tensor | None = None
+) -> tf.SparseTensor:
     """A SparseTensor `[batch, units]` of equally many entries a row.
 
     Args:
         values: `[batch, active]`.
         ids: int32 `[batch, active]`, strictly ascending in a row.
         units: the number of columns.
+        drawn: bool `[batch, active]`, entries that are there by chance, for `drawn_of`.
     """
     batch, active = tf.shape(ids)[0], tf.shape(ids)[1]
     rows = tf.repeat(tf.range(batch, dtype=tf.int64), active)
@@ -24,7 +28,36 @@ def from_active(values: tf.Tensor, ids: tf.Tensor, units: int) -> tf.SparseTenso
         tf.stack([tf.cast(batch, tf.int64), units]),
     )
     outputs.indices.set_shape([None, 2])
+    # Tensors carry Keras' masks in the same way.
+    outputs.values._keras_lsh_drawn = drawn
     return outputs
+
+
+def drawn_of(logits: tf.SparseTensor) -> tf.Tensor | None:
+    """Which entries are there by chance, bool `[batch, active]`; None: unknown."""
+    return getattr(logits.values, "_keras_lsh_drawn", None)
+
+
+def contained(ids: tf.Tensor, sought: tf.Tensor) -> tf.Tensor:
+    """Which of the ids are among the sought ones of their row.
+
+    Args:
+        ids: int32 `[batch, active]`, ascending; -1 at the end if unused.
+        sought: int32 `[batch, any]`; -1 if unused.
+
+    Returns:
+        bool `[batch, active]`.
+    """
+    # One place more, so that whatever is sought has a place in its row.
+    padded = tf.where(ids < 0, MAX_INT32, ids)
+    padded = tf.pad(padded, [[0, 0], [0, 1]], constant_values=MAX_INT32)
+    places = tf.searchsorted(padded, sought)
+    found = tf.equal(tf.gather(padded, places, batch_dims=1), sought)
+    rows = tf.broadcast_to(tf.range(tf.shape(ids)[0])[:, tf.newaxis], tf.shape(places))
+    hits = tf.scatter_nd(
+        tf.stack([rows, places], axis=-1), tf.cast(found, tf.int32), tf.shape(padded)
+    )
+    return hits[:, :-1] > 0
 
 
 def to_active(logits: tf.SparseTensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,6 +1,6 @@
 """How many neurons may be left out? Accuracy against the active fraction.
 
-    python benchmarks/accuracy/active_fraction.py --tfds-dir DIR
+    python benchmarks/accuracy/active_fraction.py --data-dir DIR
 
 Figures 4 and 5 of Spring & Shrivastava 2017: networks of two and three hidden layers of
 1000 ReLU units, of which 5 to 90 % are active: the whole network (NN), dropout (VD),
@@ -9,7 +9,7 @@ adaptive dropout (AD), winner-take-all (WTA) and LSHDense (LSH).
 
 import figures
 import sweep
-from training import Run
+from training import Run, train
 
 DATA = ("rectangles", "convex", "mnist", "fashion_mnist")
 HIDDEN = (2, 3)
@@ -48,7 +48,7 @@ def main() -> None:
         for active in fractions
         for method in METHODS
     ]
-    rows = sweep.sweep(runs, arguments)
+    rows = sweep.sweep(runs, train, arguments)
     panels = {}
     table = []
     for data in arguments.data:

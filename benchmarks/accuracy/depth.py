@@ -1,6 +1,6 @@
 """How deep may a stack of sparse layers be? Accuracy against the number of them.
 
-    python benchmarks/accuracy/depth.py --tfds-dir DIR
+    python benchmarks/accuracy/depth.py --data-dir DIR
 
 One to seven hidden layers of 1000 ReLU units, 5 % active: Dense, the oracle (the truly
 largest neurons), LSHDense, and as many neurons at random.
@@ -8,7 +8,7 @@ largest neurons), LSHDense, and as many neurons at random.
 
 import figures
 import sweep
-from training import Run
+from training import Run, train
 
 HIDDEN = (1, 2, 3, 4, 5, 6, 7)
 METHODS = {"dense": "Dense", "exact": "oracle", "lsh": "LSHDense", "random": "random"}
@@ -32,7 +32,7 @@ def main() -> None:
         for hidden in depths
         for method in METHODS
     ]
-    rows = sweep.sweep(runs, arguments)
+    rows = sweep.sweep(runs, train, arguments)
     panels, table = {}, []
     for data in arguments.data:
         curves = {}

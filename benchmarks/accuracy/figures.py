@@ -30,6 +30,8 @@ def write(
     table: Sequence[Sequence[Any]],
     panels: dict[str, dict[str, dict[Any, list[float]]]],
     abscissa: str,
+    ordinate: str = "test accuracy",
+    to_scale: bool = False,
 ) -> None:
     """Writes a table (`.md`) and a plot (`.svg`) beside a file of rows, and says where.
 
@@ -41,12 +43,15 @@ def write(
         panels: for each panel of the plot, for each of its curves, the accuracies at
             each point.
         abscissa: what the points are.
+        ordinate: what the accuracies are.
+        to_scale: whether the points are numbers, to be drawn at their places; if not,
+            they are evenly spaced.
     """
     title = (doc or "").split("\n")[0]
     lines = [
         f"# {title}",
         "",
-        "Test accuracy in %, median over seeds (and range); made by "
+        f"{ordinate.capitalize()} in %, median over seeds (and range); made by "
         f"`benchmarks/accuracy/{rows.stem}.py` from [{rows.name}]({rows.name}).",
         "",
         markdown(headings, table),
@@ -57,7 +62,9 @@ def write(
     target.write_text("\n".join(lines) + "\n")
     print(f"\n{markdown(headings, table)}\n\nTable: {target.resolve()}")
     if panels:
-        print(f"Plot:  {plot(rows.with_suffix('.svg'), title, panels, abscissa)}")
+        path = rows.with_suffix(".svg")
+        plot(path, title, panels, abscissa, ordinate, to_scale)
+        print(f"Plot:  {path.resolve()}")
 
 
 def markdown(headings: Sequence[str], table: Sequence[Sequence[Any]]) -> str:
@@ -71,9 +78,10 @@ def plot(
     title: str,
     panels: dict[str, dict[str, dict[Any, list[float]]]],
     abscissa: str,
-) -> pathlib.Path:
-    """Median accuracies with their range as bands; values that are no numbers evenly
-    spaced."""
+    ordinate: str,
+    to_scale: bool,
+) -> None:
+    """Median accuracies with their range as bands."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -94,7 +102,7 @@ def plot(
         points = list(dict.fromkeys(p for curve in curves.values() for p in curve))
         places = {point: index for index, point in enumerate(points)}
         for label, curve in curves.items():
-            x = [places[point] for point in curve]
+            x = [point if to_scale else places[point] for point in curve]
             values = [100 * np.array(curve[point]) for point in curve]
             (line,) = axis.plot(
                 x, [np.median(v) for v in values], marker="o", ms=4, label=label
@@ -106,12 +114,12 @@ def plot(
                 color=line.get_color(),
                 alpha=0.15,
             )
-        axis.set(title=name, xlabel=abscissa, ylabel="test accuracy, %")
-        axis.set_xticks(range(len(points)), [str(point) for point in points])
+        axis.set(title=name, xlabel=abscissa, ylabel=f"{ordinate}, %")
+        if not to_scale:
+            axis.set_xticks(range(len(points)), [str(point) for point in points])
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     # The same bytes from the same rows.
     matplotlib.rcParams["svg.hashsalt"] = path.stem
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
-    return path.resolve()

@@ -1,6 +1,6 @@
 """What does the hash function do? Family and transform against recall and accuracy.
 
-    python benchmarks/accuracy/hash_functions.py --tfds-dir DIR
+    python benchmarks/accuracy/hash_functions.py --data-dir DIR
 
 Three hidden layers of 1000 ReLU units, 5 % active, three candidates per active neuron,
 tables rebuilt every 10 steps.
@@ -11,7 +11,7 @@ from typing import Any
 import figures
 import numpy as np
 import sweep
-from training import Run
+from training import Run, train
 
 
 def family(name: str, **arguments: Any) -> tuple[tuple[str, Any], ...]:
@@ -65,7 +65,7 @@ def main() -> None:
         for name, hashing in families.items()
     }
     order = [run for of_seed in zip(*runs.values(), strict=True) for run in of_seed]
-    rows = dict(zip(order, sweep.sweep(order, arguments), strict=True))
+    rows = dict(zip(order, sweep.sweep(order, train, arguments), strict=True))
     table = []
     for name, of_family in runs.items():
         found = [rows[run] for run in of_family]

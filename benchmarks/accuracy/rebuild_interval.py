@@ -1,6 +1,6 @@
 """How stale may hash tables be? Accuracy against the steps between rebuilds.
 
-    python benchmarks/accuracy/rebuild_interval.py --tfds-dir DIR
+    python benchmarks/accuracy/rebuild_interval.py --data-dir DIR
 
 Three hidden layers of 1000 ReLU units, 5 % active. Beside the accuracy, what rebuilding
 costs: its share of the multiplications of training.
@@ -8,7 +8,7 @@ costs: its share of the multiplications of training.
 
 import figures
 import sweep
-from training import Run
+from training import Run, train
 
 EVERY = (1, 3, 10, 30, 100, 300, 1000)
 FAMILIES = {
@@ -40,7 +40,7 @@ def main() -> None:
         for hashing in FAMILIES.values()
         for every in intervals
     ]
-    rows = sweep.sweep(runs, arguments)
+    rows = sweep.sweep(runs, train, arguments)
     panels, table = {}, []
     for data in arguments.data:
         curves = {}

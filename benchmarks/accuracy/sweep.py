@@ -9,20 +9,25 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+# Trains one run and returns its row; arguments: the run, where data is, `verbose`.
+Train = Callable[..., dict[str, Any]]
 
 ROWS = pathlib.Path(__file__).resolve().parents[2] / "docs" / "accuracy"
 
 
-def options(doc: str | None, name: str) -> argparse.ArgumentParser:
+def options(
+    doc: str | None,
+    name: str,
+    data_dir: str = "where prepared data sets of TFDS are",
+) -> argparse.ArgumentParser:
     """The arguments that all experiments share."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--tfds-dir", metavar="DIR", help="where prepared data sets of TFDS are"
-    )
+    parser.add_argument("--data-dir", metavar="DIR", help=data_dir)
     parser.add_argument(
         "--rows",
         type=pathlib.Path,
@@ -65,11 +70,14 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def sweep(runs: Iterable[Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def sweep(
+    runs: Iterable[Any], train: Train, arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
     """Trains what has no row yet, adding each row to the file as it comes.
 
     Args:
-        runs: of type `training.Run`.
+        runs: dataclasses of one type, whose fields are fields of their rows.
+        train: of that type.
         arguments: of a parser that `options` made.
 
     Returns:
@@ -77,7 +85,7 @@ def sweep(runs: Iterable[Any], arguments: argparse.Namespace) -> list[dict[str, 
     """
     runs = list(dict.fromkeys(runs))
     path = arguments.rows
-    known = {key: row for row in read(path) if (key := _row_key(row))}
+    known = {key: row for row in read(path) if (key := _row_key(row, type(runs[0])))}
     open_runs = [run for run in runs if _key(run) not in known]
     if known and len(open_runs) < len(runs):
         print(f"{len(runs) - len(open_runs)} of {len(runs)} runs are in {path}")
@@ -85,7 +93,9 @@ def sweep(runs: Iterable[Any], arguments: argparse.Namespace) -> list[dict[str, 
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_unfinished_line(path)
         start = time.perf_counter()
-        for done, (run, row) in enumerate(_trained(open_runs, arguments), start=1):
+        for done, (run, row) in enumerate(
+            _trained(open_runs, train, arguments), start=1
+        ):
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             known[_key(run)] = row
@@ -100,19 +110,18 @@ def sweep(runs: Iterable[Any], arguments: argparse.Namespace) -> list[dict[str, 
 
 
 def _trained(
-    runs: list[Any], arguments: argparse.Namespace
+    runs: list[Any], train: Train, arguments: argparse.Namespace
 ) -> Iterable[tuple[Any, dict[str, Any]]]:
-    import training
-
     if arguments.jobs == 1:
         for run in runs:
             print(f"\n{run}", flush=True)
             verbose = 1 if sys.stdout.isatty() else 0
-            yield run, training.train(run, arguments.tfds_dir, verbose)
+            yield run, train(run, arguments.data_dir, verbose)
         return
     # Two processes that generate the same data set would be in each other's way.
+    load = sys.modules[train.__module__].load
     for name in dict.fromkeys(run.data for run in runs):
-        training.load(name, arguments.tfds_dir)
+        load(name, arguments.data_dir)
     threads = max(1, len(os.sched_getaffinity(0)) // arguments.jobs)
     with concurrent.futures.ProcessPoolExecutor(
         arguments.jobs,
@@ -120,7 +129,7 @@ def _trained(
         initializer=_use_threads,
         initargs=(threads,),
     ) as pool:
-        futures = {pool.submit(_train, run, arguments.tfds_dir): run for run in runs}
+        futures = {pool.submit(train, run, arguments.data_dir): run for run in runs}
         for future in concurrent.futures.as_completed(futures):
             yield futures[future], future.result()
 
@@ -132,22 +141,19 @@ def _use_threads(threads: int) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
-def _train(run: Any, tfds_dir: str | None) -> dict[str, Any]:
-    import training
-
-    return training.train(run, tfds_dir)
-
-
 def _key(run: Any) -> str:
     """What a run and its row have in common."""
-    fields = dataclasses.asdict(run) | {"hashing": dict(run.hashing)}
-    return json.dumps(fields, sort_keys=True)
+    return json.dumps(
+        {
+            name: dict(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(run).items()
+        },
+        sort_keys=True,
+    )
 
 
-def _row_key(row: dict[str, Any]) -> str | None:
-    import training
-
-    names = [field.name for field in dataclasses.fields(training.Run)]
+def _row_key(row: dict[str, Any], run_type: Any) -> str | None:
+    names = [field.name for field in dataclasses.fields(run_type)]
     if any(name not in row for name in names):
         return None
     return json.dumps({name: row[name] for name in names}, sort_keys=True)

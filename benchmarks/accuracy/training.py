@@ -72,12 +72,12 @@ class Run:
         )
 
 
-def train(run: Run, tfds_dir: str | None, verbose: int = 0) -> dict[str, Any]:
+def train(run: Run, data_dir: str | None, verbose: int = 0) -> dict[str, Any]:
     """Trains and tests.
 
     Args:
         run: what to do.
-        tfds_dir: where prepared data sets are, None for TFDS' own place.
+        data_dir: where prepared data sets are, None for TFDS' own place.
         verbose: of `fit`.
 
     Returns:
@@ -88,7 +88,7 @@ def train(run: Run, tfds_dir: str | None, verbose: int = 0) -> dict[str, Any]:
         layers' multiplications as shares of Dense's (`forward`, of inference;
         `training`, with gradients, statistics of the inputs and rebuilds).
     """
-    (x_train, y_train), (x_test, y_test), classes = load(run.data, tfds_dir)
+    (x_train, y_train), (x_test, y_test), classes = load(run.data, data_dir)
     start = time.perf_counter()
     keras.utils.set_random_seed(run.seed)
     model = _network(run, x_train.shape[1], classes, len(x_train))
@@ -119,9 +119,9 @@ def train(run: Run, tfds_dir: str | None, verbose: int = 0) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def load(name: str, tfds_dir: str | None) -> tuple[Any, Any, int]:
+def load(name: str, data_dir: str | None) -> tuple[Any, Any, int]:
     """`(x_train, y_train), (x_test, y_test), classes`, images as rows."""
-    train, test, info = datasets.load(name, tfds_dir, flatten=True)
+    train, test, info = datasets.load(name, data_dir, flatten=True)
     return train, test, info.features[info.supervised_keys[1]].num_classes
 
 

@@ -1,6 +1,6 @@
 """Does LSHDense lose accuracy, and what does it save? Beside Dense and the oracle.
 
-    python benchmarks/accuracy/within_a_point.py --tfds-dir DIR
+    python benchmarks/accuracy/within_a_point.py --data-dir DIR
 
 784-1000-1000-1000-classes, ReLU, batches of 128, 10 epochs, Adam (LazyAdam) at 2e-3
 with cosine decay, 5 % of the neurons active in every hidden layer, in training and at
@@ -11,7 +11,7 @@ and LSHDense with fewer and more candidates.
 import figures
 import numpy as np
 import sweep
-from training import Run
+from training import Run, train
 
 DATA = ("fashion_mnist", "mnist", "rectangles", "convex")
 # Candidates per active neuron; None: the default.
@@ -62,7 +62,7 @@ def main() -> None:
         (r for runs in networks.values() for r in runs),
         key=lambda r: (r.oversample is not None, r.seed),
     )
-    rows = dict(zip(order, sweep.sweep(order, arguments), strict=True))
+    rows = dict(zip(order, sweep.sweep(order, train, arguments), strict=True))
     table, panels = [], {}
     for (data, name), runs in networks.items():
         of_network = [rows[r] for r in runs]

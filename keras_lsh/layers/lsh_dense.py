@@ -90,6 +90,10 @@ class LSHDense(keras.layers.Layer):
             training, as the output layer of a classifier needs. The layer has to be in
             a `keras_lsh.LSHSequential` or `LSHModel`, or be called in a
             `keras_lsh.label_scope`.
+        explore: Share, in [0, 1), of the active neurons that are drawn at random while
+            training, anew for each sample and step, in place of the tables' last. With
+            a wide softmax they stand for all the classes that are not active, which
+            the loss then accounts for (`log_q="uniform"` in `keras_lsh.losses`).
 
     Input shape:
         N-D tensor of shape `(batch_size, ..., input_dim)`; each vector along the last
@@ -132,6 +136,7 @@ class LSHDense(keras.layers.Layer):
         inference: str = "sparse",
         output: str = "dense",
         force_labels: bool = False,
+        explore: float = 0.0,
         **kwargs: Any,
     ):
         check_argument(
@@ -190,6 +195,16 @@ class LSHDense(keras.layers.Layer):
         )
         self.output_form = output
         self.force_labels = bool(force_labels)
+        allowed = (
+            isinstance(explore, (int, float))
+            and 0 <= explore < 1
+            and (explore == 0 or selection != "random")
+        )
+        check_argument(
+            "explore", explore, allowed, "a number in [0, 1), 0 with selection='random'"
+        )
+        self.explore = explore
+        self.num_explored = round(explore * self.num_active)
 
         self.input_spec = self._make_input_spec()
         self.supports_masking = True
@@ -236,6 +251,9 @@ class LSHDense(keras.layers.Layer):
                 ops.subtract_by_rows(weight)
         self._selector = self._make_selector()
         self._selector.build(self._add_selector_weight, self.units, input_dim)
+        self._explorer = RandomSelector()
+        if self.num_explored:
+            self._explorer.build(self._add_selector_weight, self.units, input_dim)
         self.input_spec = self._make_input_spec({-1: input_dim})
         self.built = True
         with tf.init_scope():
@@ -252,14 +270,18 @@ class LSHDense(keras.layers.Layer):
         exact = self.inference == "exact" and not training
         if self.output_form == "sparse":
             exact = exact or selection_in_force() == "exact"
-            values, ids = self._truly_largest(x) if exact else self._active(x, training)
-            return sparse_logits.from_active(self._activate(values), ids, self.units)
+            if exact:
+                (values, ids), drawn = self._truly_largest(x), None
+            else:
+                values, ids, drawn = self._active(x, training)
+            values = self._activate(values)
+            return sparse_logits.from_active(values, ids, self.units, drawn)
         if exact:
             outputs = self._activate(self._all_products(x))
         elif selection_in_force() == "exact":
             outputs = self._largest_of_all_outputs(x)
         else:
-            values, ids = self._active(x, training)
+            values, ids, _ = self._active(x, training)
             outputs = ops.scatter_active(self._activate(values), ids, self.units)
         shape = tf.concat([tf.shape(inputs)[:-1], [self.units]], axis=0)
         outputs = tf.reshape(outputs, shape)
@@ -370,6 +392,7 @@ class LSHDense(keras.layers.Layer):
             "inference": self.inference,
             "output": self.output_form,
             "force_labels": self.force_labels,
+            "explore": self.explore,
             **serialized,
         }
 
@@ -444,23 +467,45 @@ class LSHDense(keras.layers.Layer):
 
     def _active(
         self, x: tf.Tensor, training: bool | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        """Pre-activations of the active neurons, which these are, and which were drawn.
+
+        The last is None or bool `[samples, num_active]`. A drawn neuron whose product
+        is as large as those of neurons that were found is not counted as drawn: it
+        would have been among these.
+        """
         forced = self._labels() if training and self.force_labels else None
+        drawn = None
+        if training and self.num_explored:
+            drawn = self._explorer.select(x, None, None, self.num_explored)
+            forced = drawn if forced is None else tf.concat([forced, drawn], axis=-1)
         if training and self._acts_on_rows:
-            return self._active_values_of_rows(x, forced)
-        return self._active_values(x, forced)
+            values, ids = self._active_values_of_rows(x, forced)
+        else:
+            values, ids = self._active_values(x, forced)
+        if drawn is None:
+            return values, ids, None
+        by_chance = sparse_logits.contained(ids, drawn)
+        found = tf.logical_not(sparse_logits.contained(ids, forced))
+        least = tf.reduce_min(
+            tf.where(found, values, values.dtype.max), axis=-1, keepdims=True
+        )
+        return values, ids, tf.logical_and(by_chance, values < least)
 
     def _labels(self) -> tf.Tensor:
-        """The true classes, int32 `[batch, any]`, no more than can be active."""
+        """The true classes, int32 `[batch, any]`, no more than there is room for."""
         labels = labels_for(self.name, self.units)
         counts = tf.reduce_sum(tf.cast(labels >= 0, tf.int32), axis=-1)
+        room = self.num_active - self.num_explored
 
         def fit() -> Any:
+            explored = f" less {self.num_explored} drawn at random"
             message = (
                 f"A sample has more labels than layer {self.name!r} has active "
-                f"neurons, active={self.num_active}. Increase `active`."
+                f"neurons, active={self.num_active}"
+                f"{explored if self.num_explored else ''}. Increase `active`."
             )
-            return tf.debugging.assert_less_equal(counts, self.num_active, message)
+            return tf.debugging.assert_less_equal(counts, room, message)
 
         return checked(labels, fit)
 

@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from keras_lsh._arguments import check_argument, is_finite
 from keras_lsh.labels import as_ids
-from keras_lsh.ops._checks import MAX_INT32, checked, require_same_batch
-from keras_lsh.sparse_logits import to_active
+from keras_lsh.ops._checks import checked, require_same_batch
+from keras_lsh.sparse_logits import contained, drawn_of, to_active
 
 
 class _Active(NamedTuple):
@@ -110,7 +110,7 @@ class _ActiveLoss(keras.losses.Loss):
         lowest = tf.reduce_min(
             tf.where(used, values, tf.constant(float("inf"), values.dtype)), axis=-1
         )
-        is_label = _contained(ids, labels)
+        is_label = contained(ids, labels)
 
         def number(x: tf.Tensor) -> tf.Tensor:
             return tf.reduce_sum(tf.cast(x, values.dtype), axis=-1)
@@ -118,10 +118,15 @@ class _ActiveLoss(keras.losses.Loss):
         num_labels, found = number(labels >= 0), number(is_label)
         counts = tf.cast(used, values.dtype)
         if self.log_q == "uniform":
-            drawn = number(used) - found
-            drawn_from = tf.cast(y_pred.dense_shape[1], values.dtype) - num_labels
-            stands_for = (drawn_from / tf.maximum(drawn, 1))[:, tf.newaxis]
-            counts *= tf.where(tf.logical_not(is_label), stands_for, 1.0)
+            drawn = drawn_of(y_pred)
+            if drawn is None:
+                drawn = used
+            drawn = tf.logical_and(drawn, tf.logical_not(is_label))
+            number_drawn = number(drawn)
+            classes = tf.cast(y_pred.dense_shape[1], values.dtype)
+            certain = number(used) - number_drawn + num_labels - found
+            stands_for = (classes - certain) / tf.maximum(number_drawn, 1)
+            counts *= tf.where(drawn, stands_for[:, tf.newaxis], 1.0)
         return _Active(
             logits=tf.where(used, values, 0.0),
             is_label=is_label,
@@ -166,8 +171,10 @@ class ActiveSoftmaxCrossentropy(_ActiveLoss):
             drawn uniformly, without replacement, from all that are not labels, as
             with `selection="random"`. Of `units - labels` such classes `drawn` are
             active, so each stands for `(units - labels) / drawn` of them, and its logit
-            is raised by the logarithm of that, `-log(q)`; labels are certain. The sum
-            in the loss is then, on average, the sum over all classes.
+            is raised by the logarithm of that, `-log(q)`; labels are certain. With
+            `LSHDense(explore=...)` so are the classes that the tables found: the drawn
+            ones stand for all the rest. The sum in the loss is then, on average, the
+            sum over all classes.
         reduction: As in Keras: `"sum_over_batch_size"`, `"sum"`, `"mean"`,
             `"mean_with_sample_weight"`, `"none"` or None.
         name: Of the loss.
@@ -281,10 +288,11 @@ class ActiveSigmoidCrossentropy(_ActiveLoss):
             others.
         log_q: None; or `"uniform"`, where the active classes that are not labels are
             drawn uniformly, without replacement, from all that are not labels, as
-            with `selection="random"`. The terms of these are then divided by the
-            probability `q = drawn / (units - labels)` of being drawn (importance
-            weights), so that the loss is, on average, the sum over all classes; it and
-            its gradients are accordingly larger.
+            with `selection="random"` (or, with `LSHDense(explore=...)`, from all that
+            are neither labels nor found by the tables). The terms of these are then
+            divided by the probability `q = drawn / (units - labels)` of being drawn
+            (importance weights), so that the loss is, on average, the sum over all
+            classes; it and its gradients are accordingly larger.
         reduction: As in Keras: `"sum_over_batch_size"`, `"sum"`, `"mean"`,
             `"mean_with_sample_weight"`, `"none"` or None.
         name: Of the loss.
@@ -339,25 +347,3 @@ class ActiveSigmoidCrossentropy(_ActiveLoss):
         )
         losses = tf.reduce_sum(active.counts * terms, axis=-1)
         return losses + active.missing * of_missing
-
-
-def _contained(ids: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Which of the ids are labels of their sample.
-
-    Args:
-        ids: int32 `[batch, active]`, ascending; -1 at the end if unused.
-        labels: int32 `[batch, any]`, different; -1 if unused.
-
-    Returns:
-        bool `[batch, active]`.
-    """
-    # One place more, so that every label has a place in its row.
-    padded = tf.where(ids < 0, MAX_INT32, ids)
-    padded = tf.pad(padded, [[0, 0], [0, 1]], constant_values=MAX_INT32)
-    places = tf.searchsorted(padded, labels)
-    found = tf.equal(tf.gather(padded, places, batch_dims=1), labels)
-    rows = tf.broadcast_to(tf.range(tf.shape(ids)[0])[:, tf.newaxis], tf.shape(places))
-    hits = tf.scatter_nd(
-        tf.stack([rows, places], axis=-1), tf.cast(found, tf.int32), tf.shape(padded)
-    )
-    return hits[:, :-1] > 0

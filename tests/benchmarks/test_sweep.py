@@ -13,26 +13,23 @@ ACCURACY = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "accurac
 
 @pytest.fixture
 def modules(monkeypatch):
-    """`sweep` and `training`, with a training that only counts."""
+    """`sweep` of runs to a file, runs, and what was trained: it only counts."""
     monkeypatch.syspath_prepend(str(ACCURACY))
     sweep, training = (importlib.import_module(n) for n in ("sweep", "training"))
     trained = []
 
-    def train(run, tfds_dir, verbose):
+    def train(run, data_dir, verbose):
         trained.append(run)
         row = dataclasses.asdict(run) | {"hashing": dict(run.hashing)}
         return row | {"accuracy": 0.5 + run.seed / 100}
 
-    monkeypatch.setattr(training, "train", train)
-    yield sweep, training.Run, trained
+    def sweep_of(runs, path):
+        arguments = sweep.options("", "name").parse_args(["--rows", str(path)])
+        return sweep.sweep(runs, train, arguments)
+
+    yield sweep_of, training.Run, trained
     for name in ("sweep", "training", "figures", "machine"):
         sys.modules.pop(name, None)
-
-
-def arguments(sweep, path, **more):
-    parsed = sweep.options("", "name").parse_args(["--rows", str(path)])
-    vars(parsed).update(more)
-    return parsed
 
 
 def make_runs(run_class, n=4):
@@ -43,13 +40,13 @@ def make_runs(run_class, n=4):
 def test_what_is_done_is_not_done_again(modules, tmp_path):
     sweep, run_class, trained = modules
     path, runs = tmp_path / "new" / "rows.jsonl", make_runs(run_class)
-    first = sweep.sweep(runs[:2], arguments(sweep, path))
+    first = sweep(runs[:2], path)
     assert trained == runs[:2]
-    rows = sweep.sweep(runs, arguments(sweep, path))
+    rows = sweep(runs, path)
     assert trained == runs
     assert rows[:2] == first
     assert [row["accuracy"] for row in rows] == [0.5, 0.51, 0.52, 0.53]
-    assert sweep.sweep(runs[::-1], arguments(sweep, path)) == rows[::-1]
+    assert sweep(runs[::-1], path) == rows[::-1]
     assert trained == runs
     assert len(path.read_text().splitlines()) == 4
 
@@ -62,18 +59,18 @@ def test_other_settings_are_other_runs(modules, tmp_path):
         dataclasses.replace(run, oversample=2.0),
         dataclasses.replace(run, every=20),
     ]
-    sweep.sweep([run, *others, run], arguments(sweep, tmp_path / "rows.jsonl"))
+    sweep([run, *others, run], tmp_path / "rows.jsonl")
     assert trained == [run, *others]
 
 
 def test_killed_while_it_wrote(modules, tmp_path):
     sweep, run_class, trained = modules
     path, runs = tmp_path / "rows.jsonl", make_runs(run_class, 3)
-    sweep.sweep(runs, arguments(sweep, path))
+    sweep(runs, path)
     whole = path.read_text()
     path.write_text(whole[:-20])  # the last row has no end
     trained.clear()
-    sweep.sweep(runs, arguments(sweep, path))
+    sweep(runs, path)
     assert trained == runs[2:]
     assert path.read_text() == whole
 
@@ -83,7 +80,7 @@ def test_a_damaged_file_is_left_alone(modules, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"data": "mnist"}\n{"data": \n')
     with pytest.raises(SystemExit, match=r"rows\.jsonl, line 2"):
-        sweep.sweep(make_runs(run_class), arguments(sweep, path))
+        sweep(make_runs(run_class), path)
     assert not trained
     assert path.read_text() == '{"data": "mnist"}\n{"data": \n'
 

@@ -172,3 +172,118 @@ def test_bad_arguments():
         make_layer()(np.zeros([2, 3, WIDTH], np.float32))
     with pytest.raises(ValueError, match="SparseInputDense"):
         make_layer()(tf.sparse.from_dense(make_inputs()))
+
+
+class TestExplore:
+    """Some active neurons are drawn at random while training."""
+
+    @pytest.mark.parametrize("selection", ["exact", "lsh"])
+    def test_labels_then_the_largest_then_a_draw(self, selection):
+        layer = make_layer(
+            selection=selection,
+            oversample=UNITS / ACTIVE,  # every neuron is a candidate
+            force_labels=True,
+            explore=0.4,
+        )
+        assert layer.num_explored == 8
+        x = make_inputs()
+        values = all_values(layer, x)
+        draws = set()
+        for _ in range(5):
+            with label_scope(LABELS):
+                outputs = layer(x, training=True)
+            _, ids = sparse_logits.to_active(outputs)
+            drawn = sparse_logits.drawn_of(outputs).numpy()
+            for i, labels in enumerate(LABELS.to_list()):
+                row = ids[i].numpy()
+                assert (np.diff(row) > 0).all() and set(labels) <= set(row)
+                by_chance = set(row[drawn[i]]) - set(labels)
+                assert 0 < len(by_chance) <= 8
+                others = [n for n in np.argsort(-values[i]) if n not in labels]
+                found = set(row) - set(labels) - by_chance
+                assert found == set(others[: len(found)])
+                draws.add(tuple(sorted(by_chance)))
+        assert len(draws) > 20
+
+    def test_not_at_inference(self):
+        x = make_inputs()
+        outputs = [make_layer(explore=explore)(x) for explore in (0.0, 0.5)]
+        np.testing.assert_array_equal(outputs[0].indices, outputs[1].indices)
+        np.testing.assert_array_equal(outputs[0].values, outputs[1].values)
+        assert sparse_logits.drawn_of(outputs[1]) is None
+
+    def test_dense_outputs_too(self):
+        layer = make_layer(output="dense", explore=0.5, oversample=1)
+        x = make_inputs()
+        sets = [(layer(x, training=True).numpy() != 0) for _ in range(2)]
+        assert (sets[0].sum(-1) == ACTIVE).all()
+        assert (sets[0] != sets[1]).any()
+
+    def test_the_loss_is_that_of_all_classes_on_average(self):
+        layer = make_layer(selection="exact", force_labels=True, explore=0.5)
+        x = make_inputs()
+        values = all_values(layer, x)
+        totals = np.exp(values).sum(-1)
+        loss = keras_lsh.losses.ActiveSoftmaxCrossentropy(
+            log_q="uniform", reduction=None
+        )
+        of_labels = [values[i, row].mean() for i, row in enumerate(LABELS.to_list())]
+        estimates = []
+        for _ in range(300):
+            with label_scope(LABELS):
+                outputs = layer(x, training=True)
+            estimates.append(np.exp(loss(LABELS, outputs).numpy() + of_labels))
+        np.testing.assert_allclose(np.mean(estimates, axis=0), totals, rtol=0.02)
+        # And no further off than what all the active ones, weighted alike, would give.
+        assert (np.std(estimates, axis=0) < 0.25 * totals).all()
+
+    def test_the_loss_knows_in_fit(self):
+        seen = []
+
+        class Loss(keras_lsh.losses.ActiveSoftmaxCrossentropy):
+            def call(self, y_true, y_pred):
+                seen.append(sparse_logits.drawn_of(y_pred))
+                return super().call(y_true, y_pred)
+
+        model = keras_lsh.LSHSequential(
+            [
+                keras.Input((WIDTH,)),
+                keras_lsh.LSHDense(
+                    UNITS, active=20, output="sparse", force_labels=True, explore=0.5
+                ),
+            ]
+        )
+        model.compile(keras_lsh.LazyAdam(), Loss(log_q="uniform"))
+        model.fit(
+            make_inputs(),
+            np.arange(5),
+            verbose=0,
+            callbacks=[keras_lsh.RebuildTables()],
+        )
+        assert seen and all(drawn is not None for drawn in seen)
+
+    def test_more_labels_than_there_is_room_for(self):
+        layer = make_layer(active=4, force_labels=True, explore=0.5)
+        with (
+            label_scope(LABELS),
+            pytest.raises(
+                tf.errors.InvalidArgumentError,
+                match="active=4 less 2 drawn at random. Increase `active`",
+            ),
+        ):
+            layer(make_inputs(), training=True)
+
+    @pytest.mark.parametrize(
+        "arguments", [{"explore": 1.0}, {"explore": -0.1}, {"explore": "some"}]
+    )
+    def test_bad(self, arguments):
+        with pytest.raises(ValueError, match=r"explore.*a number in \[0, 1\)"):
+            keras_lsh.LSHDense(10, **arguments)
+
+    def test_not_of_a_random_selection(self):
+        with pytest.raises(ValueError, match="0 with selection='random'"):
+            keras_lsh.LSHDense(10, selection="random", explore=0.5)
+
+    def test_config(self):
+        layer = keras_lsh.LSHDense(10, explore=0.25)
+        assert keras_lsh.LSHDense.from_config(layer.get_config()).explore == 0.25
