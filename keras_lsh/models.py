@@ -143,7 +143,14 @@ class _Labelled:
         signature = input_signature_of(self, input_signature)
         archive = keras.export.ExportArchive()
         archive.track(self)
-        archive.add_endpoint("serve", self._serve, signature)
+
+        def add_endpoint(name: str, function: Any) -> None:
+            # Keras makes no signature of sparse inputs; of a function it takes its own.
+            traced = tf.function(function, signature, autograph=False)
+            traced.get_concrete_function()
+            archive.add_endpoint(name, traced)
+
+        add_endpoint("serve", self._serve)
         if top_k:
 
             def predict_top_k(*inputs: Any) -> dict[str, tf.Tensor]:
@@ -156,7 +163,7 @@ class _Labelled:
                     )
                 )
 
-            archive.add_endpoint("predict_top_k", predict_top_k, signature)
+            add_endpoint("predict_top_k", predict_top_k)
         archive.write_out(str(filepath), verbose=kwargs.get("verbose", True))
 
     def _infer(self, *inputs: Any) -> Any:

@@ -280,6 +280,38 @@ def test_export(trained, tmp_path):
     assert answers["logits"].shape == (20, 30)
 
 
+def test_export_of_sparse_inputs(tmp_path, run_python):
+    keras.utils.set_random_seed(0)
+    model = keras_lsh.LSHSequential(
+        [
+            keras.Input((50,), sparse=True),
+            keras_lsh.SparseInputDense(8, activation="relu"),
+            keras_lsh.LSHDense(40, active=10, output="sparse", force_labels=True),
+        ]
+    )
+    model.compile(keras_lsh.LazyAdam(), keras_lsh.losses.ActiveSoftmaxCrossentropy())
+    rows = np.random.default_rng(0).random((4, 50)) * (np.arange(50) % 7 == 0)
+    x = tf.sparse.from_dense(rows.astype("float32"))
+    model.export(tmp_path / "served", top_k=3, verbose=False)
+    np.save(tmp_path / "x.npy", rows)
+    program = """
+import sys
+import numpy as np
+import tensorflow as tf
+tf.load_op_library(sys.argv[2])
+loaded = tf.saved_model.load(sys.argv[1] + "/served")
+x = tf.sparse.from_dense(np.load(sys.argv[1] + "/x.npy").astype("float32"))
+found = loaded.predict_top_k(x)
+assert loaded.serve(x)["ids"].shape == (4, 10)
+np.savez(sys.argv[1] + "/found.npz", **found)
+"""
+    run_python(program, tmp_path, keras_lsh.ops.library_path(), isolated=True)
+    found = np.load(tmp_path / "found.npz")
+    ids, scores = model.predict_top_k(x, 3)
+    np.testing.assert_array_equal(found["ids"], ids)
+    np.testing.assert_allclose(found["scores"], scores, rtol=1e-6)
+
+
 def test_subclassed_model():
     class Model(keras_lsh.LSHModel):
         def __init__(self):
