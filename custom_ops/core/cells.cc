@@ -25,7 +25,6 @@ bool Centered(const float* row, const float* center, int64_t n, float largest,
 constexpr int64_t kPointsAtOnce = 256;
 constexpr int64_t kCentroidsAtOnce = 64;
 constexpr int64_t kPointsOfPiece = 4096;
-constexpr int64_t kCellsOfGroup = 64;
 
 // A few points, laid out for products with many centroids.
 class PointColumns {
@@ -132,54 +131,10 @@ std::vector<int32_t> Everyone(int64_t count) {
   return ids;
 }
 
-struct Box {
-  std::vector<float> least, most;
-};
-
-Box BoxOf(const float* table, const std::vector<int32_t>& ids, int64_t width) {
-  const float* first = table + ids[0] * width;
-  Box box = {{first, first + width}, {first, first + width}};
-  for (int32_t id : ids) {
-    for (int64_t j = 0; j < width; ++j) {
-      const float value = table[id * width + j];
-      box.least[j] = std::min(box.least[j], value);
-      box.most[j] = std::max(box.most[j], value);
-    }
-  }
-  return box;
+bool AllNumbers(const float* values, int64_t count) {
+  return std::none_of(values, values + count,
+                      [](float value) { return std::isnan(value); });
 }
-
-// The cells of a table in groups.
-struct CellGroups {
-  std::vector<std::vector<int32_t>> cells;  // ascending in each
-  std::vector<float> middles;               // [groups, width]
-
-  void Halve(const float* table, std::vector<int32_t> ids, int64_t width) {
-    const Box box = BoxOf(table, ids, width);
-    if (static_cast<int64_t>(ids.size()) <= kCellsOfGroup) {
-      for (int64_t j = 0; j < width; ++j) {
-        middles.push_back((box.least[j] + box.most[j]) / 2);
-      }
-      std::sort(ids.begin(), ids.end());
-      cells.push_back(std::move(ids));
-      return;
-    }
-    int64_t widest = 0;
-    for (int64_t j = 1; j < width; ++j) {
-      if (box.most[j] - box.least[j] > box.most[widest] - box.least[widest]) {
-        widest = j;
-      }
-    }
-    const auto half = ids.begin() + ids.size() / 2;
-    std::nth_element(ids.begin(), half, ids.end(), [&](int32_t a, int32_t b) {
-      const float of_a = table[a * width + widest];
-      const float of_b = table[b * width + widest];
-      return of_a != of_b ? of_a < of_b : a < b;
-    });
-    Halve(table, {ids.begin(), half}, width);
-    Halve(table, {half, ids.end()}, width);
-  }
-};
 
 // Looks at all cells.
 void NearestOfAll(const CellPoints& p, int64_t t, const float* table,
@@ -223,19 +178,21 @@ void NearestGroups(const Centroids& middles, int64_t points,
 }
 
 // Looks at the cells of the `near_groups` nearest groups only.
+//
+//   cells_of   the cells of each group, ascending, groups without left out
+//   middles    of the same groups
 void NearestOfGroups(const CellPoints& p, int64_t t, const float* table,
-                     const CellGroups& cell_groups, int64_t near_groups,
+                     const std::vector<std::vector<int32_t>>& cells_of,
+                     const Centroids& middles, int64_t near_groups,
                      const ParallelFor& parallel_for,
                      const VectorKernels& vector_kernels, int32_t* nearest) {
-  const int64_t groups = static_cast<int64_t>(cell_groups.cells.size());
-  const Centroids middles(cell_groups.middles.data(), Everyone(groups),
-                          p.width);
+  const int64_t groups = middles.size();
   std::vector<Centroids> centroids;
-  for (const std::vector<int32_t>& cells : cell_groups.cells) {
+  for (const std::vector<int32_t>& cells : cells_of) {
     centroids.emplace_back(table, cells, p.width);
   }
   const int64_t pieces = (p.count + kPointsOfPiece - 1) / kPointsOfPiece;
-  const int64_t vectors = groups + near_groups * kCellsOfGroup;
+  const int64_t vectors = groups + near_groups * p.cells / groups;
   parallel_for(
       pieces, kPointsOfPiece * vectors * (p.width / 8 + 2),
       [&](int64_t begin, int64_t end) {
@@ -287,24 +244,32 @@ void NearestOfGroups(const CellPoints& p, int64_t t, const float* table,
 
 }  // namespace
 
-void NearestCells(const CellPoints& p, int64_t groups,
+void NearestCells(const CellPoints& p, const CellGroups& groups,
                   const ParallelFor& parallel_for,
                   const VectorKernels& vector_kernels, int32_t* nearest) {
   for (int64_t t = 0; t < p.tables; ++t) {
     const float* table = p.centroids + t * p.cells * p.width;
-    const bool numbers =
-        std::none_of(table, table + p.cells * p.width,
-                     [](float value) { return std::isnan(value); });
-    CellGroups cell_groups;
-    if (groups > 0 && numbers) {
-      cell_groups.Halve(table, Everyone(p.cells), p.width);
+    const float* middles = groups.middles + t * groups.count * p.width;
+    std::vector<std::vector<int32_t>> cells_of;
+    std::vector<int32_t> used;  // groups that have cells
+    if (groups.near > 0 && AllNumbers(table, p.cells * p.width) &&
+        AllNumbers(middles, groups.count * p.width)) {
+      std::vector<std::vector<int32_t>> all(groups.count);
+      for (int64_t c = 0; c < p.cells; ++c) {
+        all[groups.group_of[t * p.cells + c]].push_back(c);
+      }
+      for (int64_t g = 0; g < groups.count; ++g) {
+        if (all[g].empty()) continue;
+        used.push_back(static_cast<int32_t>(g));
+        cells_of.push_back(std::move(all[g]));
+      }
     }
-    if (static_cast<int64_t>(cell_groups.cells.size()) <= groups ||
-        groups == 0) {
+    if (static_cast<int64_t>(used.size()) <= groups.near) {
       NearestOfAll(p, t, table, parallel_for, vector_kernels, nearest);
     } else {
-      NearestOfGroups(p, t, table, cell_groups, groups, parallel_for,
-                      vector_kernels, nearest);
+      const Centroids used_middles(middles, std::move(used), p.width);
+      NearestOfGroups(p, t, table, cells_of, used_middles, groups.near,
+                      parallel_for, vector_kernels, nearest);
     }
   }
 }

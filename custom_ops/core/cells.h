@@ -28,20 +28,24 @@ struct CellPoints {
   int64_t cells;
 };
 
+// Cells in groups, so that a point need not look at all of them.
+struct CellGroups {
+  const float* middles = nullptr;     // [tables, count, width]
+  int64_t count = 0;                  // groups of a table
+  const int32_t* group_of = nullptr;  // [tables, cells], in [0, count)
+  int64_t near = 0;                   // groups that a point looks at; 0: all
+};
+
 // The nearest centroid of each table, by Euclidean distance, for each point; of
 // equal ones the first.
 //
-// With `groups` > 0, a point looks only at the cells of the `groups` groups
-// whose middles are nearest to it (of equally near ones the first). Cells are
-// grouped by halving them, along the coordinate in which their centroids spread
-// most (the first of equal ones), at the median (of equal ones the smaller id
-// first, an odd one to the second half), until a group has at most 64. The
-// middle of a group is that of its bounding box, (least + most) / 2. Should all
-// cells be in `groups` groups, or a coordinate of a centroid be NaN, it looks
-// at all.
+// With `groups.near` > 0, a point looks only at the cells of the `near` groups
+// whose middles are nearest to it (of equally near ones the first); groups
+// without cells do not count. Should all cells be in `near` groups, or a
+// coordinate of a centroid or middle be NaN, it looks at all.
 //
 //   nearest     [count, tables], written
-void NearestCells(const CellPoints& points, int64_t groups,
+void NearestCells(const CellPoints& points, const CellGroups& groups,
                   const ParallelFor& parallel_for,
                   const VectorKernels& vector_kernels, int32_t* nearest);
 

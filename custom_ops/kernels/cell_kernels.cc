@@ -24,7 +24,11 @@ class NearestCellsOp : public OpKernel {
     const Tensor& points = context->input(0);
     const Tensor& centroids = context->input(1);
     OP_REQUIRES_OK(context, RequireRank(points, 2, "points"));
+    const Tensor& middles = context->input(2);
+    const Tensor& group_of = context->input(3);
     OP_REQUIRES_OK(context, RequireRank(centroids, 3, "centroids"));
+    OP_REQUIRES_OK(context, RequireRank(middles, 3, "middles"));
+    OP_REQUIRES_OK(context, RequireRank(group_of, 2, "group_of"));
     OP_REQUIRES(
         context,
         centroids.dim_size(2) == points.dim_size(1) &&
@@ -34,16 +38,42 @@ class NearestCellsOp : public OpKernel {
                 "`points`, ",
                 points.dim_size(1), ", and of less than 2^31 cells. Received: ",
                 "shape=", centroids.shape().DebugString()));
+    const int64_t tables = centroids.dim_size(0);
+    const int64_t cells = centroids.dim_size(1);
+    CellGroups groups;
+    if (groups_ > 0) {
+      groups = {middles.flat<float>().data(), middles.dim_size(1),
+                group_of.flat<int32_t>().data(), groups_};
+      OP_REQUIRES(context,
+                  middles.dim_size(0) == tables &&
+                      middles.dim_size(2) == points.dim_size(1),
+                  Invalid("`middles` must be [tables, groups, width] with ",
+                          tables, " tables and the width ", points.dim_size(1),
+                          ". Received: shape=", middles.shape().DebugString()));
+      OP_REQUIRES(
+          context,
+          group_of.dim_size(0) == tables && group_of.dim_size(1) == cells,
+          Invalid("`group_of` must be [tables, cells] with ", tables,
+                  " tables of ", cells,
+                  " cells. Received: shape=", group_of.shape().DebugString()));
+      for (int64_t i = 0; i < tables * cells; ++i) {
+        const int32_t group = groups.group_of[i];
+        OP_REQUIRES(context, group >= 0 && group < groups.count,
+                    Invalid("`group_of` must be in [0, ", groups.count,
+                            "), the groups. Received: ", group));
+      }
+    }
     Tensor* nearest;
     OP_REQUIRES_OK(
         context,
-        AllocateOutput(context, 0, {points.dim_size(0), centroids.dim_size(0)},
-                       &nearest));
-    const CellPoints cell_points = {
-        points.flat<float>().data(), points.dim_size(0),
-        points.dim_size(1),          centroids.flat<float>().data(),
-        centroids.dim_size(0),       centroids.dim_size(1)};
-    NearestCells(cell_points, groups_, WorkerThreads(context),
+        AllocateOutput(context, 0, {points.dim_size(0), tables}, &nearest));
+    const CellPoints cell_points = {points.flat<float>().data(),
+                                    points.dim_size(0),
+                                    points.dim_size(1),
+                                    centroids.flat<float>().data(),
+                                    tables,
+                                    cells};
+    NearestCells(cell_points, groups, WorkerThreads(context),
                  GetVectorKernels(), nearest->flat<int32_t>().data());
   }
 

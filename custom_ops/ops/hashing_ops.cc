@@ -123,6 +123,8 @@ weights: [batch, tables * probes], 65536 / (1 + cost), truncated.
 REGISTER_OP("LshNearestCells")
     .Input("points: float")
     .Input("centroids: float")
+    .Input("middles: float")
+    .Input("group_of: int32")
     .Output("nearest: int32")
     .Attr("groups: int >= 0 = 0")
     .SetShapeFn([](InferenceContext* c) {
@@ -137,8 +139,10 @@ The nearest centroid of each table, by Euclidean distance; of equal ones the fir
 
 points: [count, width].
 centroids: [tables, cells, width].
-groups: if positive, a point looks only at the cells of so many groups: those nearest
-  to it. Groups are of at most 64 cells, made by halving them again and again.
+middles: [tables, any, width], of groups of cells.
+group_of: [tables, cells], the group of each cell.
+groups: if positive, a point looks only at the cells of so many groups: those whose
+  middles are nearest to it. If not, `middles` and `group_of` do not matter.
 nearest: [count, tables].
 )doc");
 

@@ -29,11 +29,10 @@ _CELLS_OF_CANDIDATES = 8
 def choose(units: int, active: int) -> tuple[HashFamily, float]:
     """What `hashing="auto"` means: a hash family, and how many candidates to retrieve.
 
-    The family is `KMeansCells()`, which sets the number of cells by `units`, looks into
-    all of them (so that nothing is drawn at random), and takes as many directions as
-    the width of the inputs allows, up to 16. Candidates are 2.5 per active neuron, and
-    at least the neurons of 8 cells: for a few active neurons of very many, 2.5 each
-    would leave the choice to the cells.
+    The family is `KMeansCells()`, which sets the number of cells and of directions by
+    `units`, and looks into all cells (so that nothing is drawn at random). Candidates
+    are 2.5 per active neuron, and at least the neurons of 8 cells: for a few active
+    neurons of very many, 2.5 each would leave the choice to the cells.
 
     Args:
         units: neurons of the layer.

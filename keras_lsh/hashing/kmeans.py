@@ -15,9 +15,11 @@ from keras_lsh.hashing.family import HashFamily, State, as_float
 MAX_CELLS = 2**20  # of a table
 MAX_PROBES = 32767  # of an input, in all tables together
 
-# With more cells than this, neurons look for theirs in so many groups of cells only.
+# With more cells than this, neurons look for theirs in the nearest groups of cells
+# only. Three of them hold the nearest cell of 98 % of the neurons.
 _MANY_CELLS = 512
-_GROUPS = 3
+_NEAR_GROUPS = 3
+_GROUPING_STEPS = 3
 
 # Steps of Lloyd's algorithm in a refresh without inputs: a layer that is used as it was
 # converted should be of use.
@@ -49,10 +51,11 @@ class KMeansCells(HashFamily):
     subspace iteration with a Nyström approximation, Halko et al. 2011, "Finding
     Structure with Randomness", section 5.5), recent ones counting most. A refresh makes
     one step of Lloyd's algorithm: centroids move to the mean of their cells' neurons,
-    neurons move to the nearest centroid (where there are more than 512 cells, to the
-    nearest one in three groups of cells, see `keras_lsh.ops.nearest_cells`), and a cell
-    without neurons gets one that is far from its centroid. As neurons keep their cells
-    in between, refreshes change little.
+    neurons move to the nearest centroid, and a cell without neurons gets one that is
+    far from its centroid. (Where there are more than 512 cells, these are grouped by
+    k-means in turn, neurons move to the nearest centroid of the three groups nearest to
+    them, and empty cells get neurons drawn at random, which splits large cells.) As
+    neurons keep their cells in between, refreshes change little.
 
     A layer that has not been trained has seen no inputs. Until it has, all directions
     count the same, and `basis` holds those along which its neurons' weights are
@@ -78,7 +81,9 @@ class KMeansCells(HashFamily):
         probes: Cells that an input looks into per table, on average (all tables compete
             for them). None: all, so that no candidate is drawn at random.
         rank: Principal directions of the inputs that are told apart; positive integer,
-            at most `input_dim` of them are used.
+            at most `input_dim` of them are used. None: 16 for each 8192 neurons, at
+            least 16 and at most 64: the more neurons, the finer they have to be told
+            apart.
         seed: Seed of the first centroids and directions. Equal seeds give equal cells.
 
     Example:
@@ -92,14 +97,14 @@ class KMeansCells(HashFamily):
         tables: int = 1,
         probes: int | None = None,
         *,
-        rank: int = 16,
+        rank: int | None = None,
         seed: int = 0,
     ):
         self.cells = None if cells is None else integer("cells", cells, 1, MAX_CELLS)
         self.tables = integer("tables", tables, 1, 1024)
         most = self.cells or MAX_CELLS
         self.probes = None if probes is None else integer("probes", probes, 1, most)
-        self.rank = integer("rank", rank, 1, 2**16)
+        self.rank = None if rank is None else integer("rank", rank, 1, 2**16)
         self.seed = integer("seed", seed, 0, 2**63 - 1)
         if self.tables * (self.probes or self.cells or 1) > MAX_PROBES:
             raise ValueError(
@@ -109,18 +114,15 @@ class KMeansCells(HashFamily):
             )
 
     def for_layer(self, input_dim: int, units: int) -> "KMeansCells":
-        """With `cells` and `probes` decided, and no more of them than of neurons."""
+        """With `cells`, `probes` and `rank` decided, and no more than can be."""
         input_dim = integer("input_dim", input_dim, 1, 2**31 - 1)
         units = integer("units", units, 1, 2**31 - 1)
         cells = self.cells or min(8 * round(2 * math.sqrt(units)), 4096)
         cells = min(max(cells, 1), units)
         probes = min(self.probes or max(1, MAX_PROBES // self.tables), cells)
+        rank = self.rank or 16 * min(max(1, round(units / 8192)), 4)
         return KMeansCells(
-            cells,
-            self.tables,
-            probes,
-            rank=min(self.rank, input_dim),
-            seed=self.seed,
+            cells, self.tables, probes, rank=min(rank, input_dim), seed=self.seed
         )
 
     @property
@@ -130,6 +132,13 @@ class KMeansCells(HashFamily):
                 f"How many cells {self!r} has is for a layer to say. See `for_layer`."
             )
         return self.cells
+
+    def _rank(self, input_dim: int) -> int:
+        if self.rank is None:
+            raise ValueError(
+                f"The rank of {self!r} is for a layer to say. See `for_layer`."
+            )
+        return min(self.rank, input_dim)
 
     def initial_state(self, input_dim: int, units: int) -> dict[str, np.ndarray]:
         """The state of a new layer.
@@ -200,16 +209,16 @@ class KMeansCells(HashFamily):
         return ops.rank_cells(worth)
 
     def multiplications(self, input_dim: int) -> int:
-        rank = min(self.rank, input_dim)
+        rank = self._rank(input_dim)
         return (input_dim + self.tables * self.buckets) * rank
 
     def observe_multiplications(self, input_dim: int, batch: int) -> int:
-        rank = min(self.rank, input_dim)
+        rank = self._rank(input_dim)
         return subspace.observe_multiplications(input_dim, rank, batch)
 
     def refresh_multiplications(self, input_dim: int, units: int) -> int:
         """Those of the neurons' coordinates and distances, and of the directions."""
-        rank = min(self.rank, input_dim)
+        rank = self._rank(input_dim)
         hashing = units * self.multiplications(input_dim)
         return hashing + subspace.refresh_multiplications(input_dim, rank)
 
@@ -243,6 +252,12 @@ def _centroids(neurons: tf.Tensor, members: tf.Tensor, shape: Any) -> tf.Tensor:
     centroids = tf.reshape(centroids, [tables, cells, width])
     empty = tf.reshape(sizes == 0, [tables, cells])
 
+    def split() -> tf.Tensor:
+        """Empty cells get neurons drawn at random, so most often of large cells."""
+        seed = tf.stack([tf.reduce_sum(ids), tf.reduce_sum(sizes * sizes)])
+        drawn = tf.random.stateless_uniform([tables, cells], seed, 0, units, tf.int32)
+        return tf.where(empty[..., tf.newaxis], tf.gather(neurons, drawn), centroids)
+
     def filled() -> tf.Tensor:
         """Empty cells get the neurons farthest from their centroids, in this order."""
         own = tf.gather(tf.reshape(centroids, [-1, width]), tf.maximum(ids, 0))
@@ -253,10 +268,44 @@ def _centroids(neurons: tf.Tensor, members: tf.Tensor, shape: Any) -> tf.Tensor:
         far = tf.gather(far, place % min(cells, units), batch_dims=1)
         return tf.where(empty[..., tf.newaxis], tf.gather(neurons, far), centroids)
 
-    return tf.cond(tf.reduce_any(empty), filled, lambda: centroids)
+    # Where cells have a few neurons each, the farthest are worth cells of their own.
+    mend = split if cells > _MANY_CELLS else filled
+    return tf.cond(tf.reduce_any(empty), mend, lambda: centroids)
 
 
 def _nearest(neurons: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:
     """The nearest centroid of each table, int32 `[n, tables]`; the first of equals."""
-    many = centroids.shape[1] > _MANY_CELLS
-    return ops.nearest_cells(neurons, centroids, groups=_GROUPS if many else 0)
+    if centroids.shape[1] <= _MANY_CELLS:
+        return ops.nearest_cells(neurons, centroids)
+    middles, group_of = _groups(centroids)
+    return ops.nearest_cells(neurons, centroids, middles, group_of, _NEAR_GROUPS)
+
+
+def _groups(centroids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The cells of each table in about `sqrt(cells)` groups, by k-means.
+
+    Args:
+        centroids: `[tables, cells, coordinates]`.
+
+    Returns:
+        The groups' middles `[tables, groups, coordinates]`, and int32
+        `[tables, cells]`, the group of each cell.
+    """
+    tables, cells, _ = centroids.shape
+    stride = math.isqrt(cells)
+    middles = centroids[:, ::stride]
+    groups = middles.shape[1]
+
+    def group_of(table: int) -> tf.Tensor:
+        own = ops.nearest_cells(centroids[table], middles[table : table + 1])
+        return own[:, 0]
+
+    for _ in range(_GROUPING_STEPS):
+        members = tf.stack([group_of(table) for table in range(tables)])
+        ids = tf.reshape(members + tf.range(tables)[:, tf.newaxis] * groups, [-1])
+        vectors = tf.reshape(centroids, [tables * cells, -1])
+        means = tf.math.unsorted_segment_mean(vectors, ids, tables * groups)
+        sizes = tf.math.unsorted_segment_sum(tf.ones_like(ids), ids, tables * groups)
+        is_used = tf.reshape(sizes > 0, [tables, groups, 1])
+        middles = tf.where(is_used, tf.reshape(means, middles.shape), middles)
+    return middles, members

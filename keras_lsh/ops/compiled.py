@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_lsh.ops import reference
@@ -75,11 +76,23 @@ def select_active(
     )
 
 
-def nearest_cells(points: Any, centroids: Any, groups: int = 0) -> tf.Tensor:
-    points = as_tensor("points", points, tf.float32, 2)
-    centroids = as_tensor("centroids", centroids, tf.float32, 3)
+def nearest_cells(
+    points: Any,
+    centroids: Any,
+    middles: Any = None,
+    group_of: Any = None,
+    groups: int = 0,
+) -> tf.Tensor:
     require_integer("groups", groups, 0, MAX_INT32, "0 or more")
-    return _ops().lsh_nearest_cells(points, centroids, groups=groups)
+    if groups == 0:
+        middles, group_of = np.zeros([0, 0, 0], "float32"), np.zeros([0, 0], "int32")
+    return _ops().lsh_nearest_cells(
+        as_tensor("points", points, tf.float32, 2),
+        as_tensor("centroids", centroids, tf.float32, 3),
+        as_tensor("middles", middles, tf.float32, 3),
+        as_tensor("group_of", group_of, tf.int32, 2),
+        groups=groups,
+    )
 
 
 def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:

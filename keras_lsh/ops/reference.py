@@ -52,7 +52,6 @@ __all__ = [
     "subtract_rows",
 ]
 
-CELLS_OF_GROUP = 64  # at most, in `nearest_cells`
 MAX_BITS = 20
 MAX_PROBED_BUCKETS = 32767  # their weights, each at most 2**16, sum up in int32
 NO_ID = -1
@@ -265,41 +264,53 @@ def select_active(
     return tf.where(ids < units, ids, NO_ID)
 
 
-def nearest_cells(points: Any, centroids: Any, groups: int = 0) -> tf.Tensor:
+def nearest_cells(
+    points: Any,
+    centroids: Any,
+    middles: Any = None,
+    group_of: Any = None,
+    groups: int = 0,
+) -> tf.Tensor:
     """The cell of each table whose centroid is nearest to a point.
 
     By Euclidean distance; of equally near ones the first.
 
     With `groups`, a point looks only at the cells of so many groups: those whose
-    middles are nearest to it. Cells are grouped by halving them, along the coordinate
-    in which their centroids spread most, at the median, until a group has at most 64;
-    the middle of a group is that of its bounding box. Should there be no more than
-    `groups` groups, or NaN in a table's centroids, a point looks at all cells.
+    middles are nearest to it, of equally near ones the first. Groups without cells do
+    not count. Should there be no more than `groups` groups, or NaN in a table's
+    centroids or middles, a point looks at all cells.
 
     Args:
         points: float `[n, width]`.
         centroids: float `[tables, cells, width]`.
+        middles: float `[tables, any, width]`, of groups of cells. Not needed without
+            `groups`.
+        group_of: int32 `[tables, cells]`, the group of each cell. Likewise.
         groups: How many groups a point looks at. 0: at all cells.
 
     Returns:
         int32 `[n, tables]`.
+
+    Raises:
+        ValueError: If shapes or dtypes do not match.
+        tf.errors.InvalidArgumentError: If there is no such group.
     """
     points = as_tensor("points", points, tf.float32, 2)
     centroids = as_tensor("centroids", centroids, tf.float32, 3)
-    require_shape(
-        "centroids",
-        centroids,
-        [None, None, points.shape[1]],
-        f"to match points of shape {points.shape}",
-    )
+    reason = f"to match points of shape {points.shape}"
+    require_shape("centroids", centroids, [None, None, points.shape[1]], reason)
     require_integer("groups", groups, 0, MAX_INT32, "0 or more")
     halves = 0.5 * tf.reduce_sum(centroids * centroids, axis=-1)
     distances = halves - tf.einsum("nw,tcw->ntc", points, centroids)
     if groups > 0:
-        # Not for export: tables are built where a model is trained.
-        looked_at = tf.numpy_function(
-            lambda p, c: _looked_at(p, c, groups), [points, centroids], tf.bool
+        middles = as_tensor("middles", middles, tf.float32, 3)
+        group_of = as_tensor("group_of", group_of, tf.int32, 2)
+        tables, cells = centroids.shape[:2]
+        require_shape("middles", middles, [tables, None, points.shape[1]], reason)
+        require_shape(
+            "group_of", group_of, [tables, cells], "a group for each of the cells"
         )
+        looked_at = _looked_at(points, centroids, middles, group_of, groups)
         distances = tf.where(looked_at, distances, float("inf"))
     distances = tf.where(tf.math.is_nan(distances), float("inf"), distances)
     nearest = tf.argmin(distances, axis=-1, output_type=tf.int32)
@@ -728,33 +739,39 @@ def _chosen_rows(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return places, rows, tf.searchsorted(rows, chosen)
 
 
-def _looked_at(points: np.ndarray, centroids: np.ndarray, groups: int) -> np.ndarray:
+def _looked_at(
+    points: tf.Tensor,
+    centroids: tf.Tensor,
+    middles: tf.Tensor,
+    group_of: tf.Tensor,
+    groups: int,
+) -> tf.Tensor:
     """bool `[n, tables, cells]`: whether a point looks at a cell."""
-    result = np.ones([len(points), *centroids.shape[:2]], bool)
-    for table, vectors in enumerate(centroids):
-        if np.isnan(vectors).any():
-            continue
-        of_groups = _halved(vectors, np.arange(len(vectors)))
-        if len(of_groups) <= groups:
-            continue
-        boxes = [vectors[ids] for ids in of_groups]
-        middles = np.array([(b.min(axis=0) + b.max(axis=0)) / 2 for b in boxes])
-        distances = (middles * middles).sum(axis=1) / 2 - points @ middles.T
-        near = np.argsort(distances, axis=1, kind="stable")[:, :groups]
-        group_of = np.zeros(len(vectors), int)
-        for group, ids in enumerate(of_groups):
-            group_of[ids] = group
-        result[:, table] = (group_of == near[:, :, np.newaxis]).any(axis=1)
-    return result
+    count = tf.shape(middles)[1]
 
+    def in_range() -> Any:
+        message = "`group_of` must be one of the groups of `middles`"
+        return (
+            tf.debugging.assert_non_negative(group_of, message),
+            tf.debugging.assert_less(group_of, count, message),
+        )
 
-def _halved(vectors: np.ndarray, ids: np.ndarray) -> list[np.ndarray]:
-    if len(ids) <= CELLS_OF_GROUP:
-        return [ids]
-    widest = np.argmax(np.ptp(vectors[ids], axis=0))
-    order = ids[np.lexsort([ids, vectors[ids, widest]])]
-    half = len(ids) // 2
-    return _halved(vectors, order[:half]) + _halved(vectors, order[half:])
+    group_of = checked(group_of, in_range)
+    members = tf.one_hot(group_of, count)  # [tables, cells, groups]
+    used = tf.reduce_any(members > 0, axis=1)
+    distances = 0.5 * tf.reduce_sum(middles * middles, axis=-1)
+    distances -= tf.einsum("nw,tgw->ntg", points, middles)
+    distances = tf.where(used, distances, float("inf"))
+    order = tf.argsort(tf.argsort(distances, stable=True), stable=True)  # ranks
+    near = tf.gather(
+        tf.transpose(order < groups, [1, 0, 2]), group_of, axis=2, batch_dims=1
+    )
+    no_numbers = tf.reduce_any(
+        tf.math.is_nan(tf.concat([centroids, middles], axis=1)), axis=[1, 2]
+    )
+    few = tf.reduce_sum(tf.cast(used, tf.int32), axis=-1) <= groups
+    everywhere = tf.logical_or(no_numbers, few)[:, tf.newaxis]
+    return tf.logical_or(tf.transpose(near, [1, 0, 2]), everywhere)
 
 
 def _take(params: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:

@@ -502,6 +502,35 @@ def test_the_number_of_threads_changes_nothing(run_python, monkeypatch):
     assert len(results) == 1
 
 
+class TestManyCells:
+    """With more than 512, neurons look at some of them only."""
+
+    units, cells = 3000, 600
+
+    def setup_method(self):
+        self.family = KMeansCells(self.cells, rank=12)
+        self.kernel = random(self.units, 12, seed=3) * np.float32(0.9) ** np.arange(12)
+        self.kernel = self.kernel.astype(np.float32)
+        inputs = low_rank_inputs(500, 12, 12)
+        self.state = trained(self.family, self.kernel, None, inputs)
+
+    def test_nearly_always_the_nearest_cell(self):
+        codes = self.family.neuron_codes(self.kernel, None, self.state).numpy()[:, 0]
+        u = neurons_of(self.kernel, None, self.state)
+        centroids = self.state["centroids"].numpy()[0]
+        distances = np.linalg.norm(u[:, None] - centroids, axis=-1)
+        assert (codes == distances.argmin(axis=1)).mean() > 0.9
+        found = distances[np.arange(self.units), codes]
+        assert found.mean() < 1.02 * distances.min(axis=1).mean()
+
+    def test_large_cells_are_split(self):
+        state = self.state | {"members": tf.zeros_like(self.state["members"])}
+        for _ in range(10):
+            state |= self.family.refresh(self.kernel, None, state)
+        sizes = np.bincount(state["members"].numpy()[:, 0], minlength=self.cells)
+        assert sizes.max() < 40 and (sizes == 0).sum() < self.cells / 20
+
+
 def test_what_a_layer_decides():
     cells = {n: KMeansCells().for_layer(64, n).cells for n in (1, 10, 100, 1000, 10**6)}
     assert cells == {1: 1, 10: 10, 100: 100, 1000: 504, 10**6: 4096}
@@ -513,8 +542,15 @@ def test_what_a_layer_decides():
     )
     wide = KMeansCells(tables=100).for_layer(784, 10**6)
     assert wide.tables * wide.probes <= 32767
-    with pytest.raises(ValueError, match=r"`for_layer`|for a layer"):
-        _ = KMeansCells().buckets
+    ranks = {n: KMeansCells().for_layer(784, n).rank for n in (10, 8192, 20_000, 10**6)}
+    assert ranks == {10: 16, 8192: 16, 20_000: 32, 10**6: 64}
+    assert KMeansCells().for_layer(48, 10**6).rank == 48
+    for undecided in (
+        lambda: KMeansCells().buckets,
+        lambda: KMeansCells(9).multiplications(784),
+    ):
+        with pytest.raises(ValueError, match="for a layer to say. See `for_layer`"):
+            undecided()
 
 
 def test_multiplications():
@@ -555,7 +591,7 @@ def test_every_argument_distinguishes():
         ({"cells": 10**5}, "probes"),
         ({"tables": 1000, "probes": 33}, "tables"),
         ({"rank": 0}, "rank"),
-        ({"rank": None}, "rank"),
+        ({"rank": 16.0}, "rank"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -36,10 +36,13 @@ def test_rank_cells_is_the_reference(batch, cells):
 def test_nearest_cells_is_the_reference(points, tables, cells, width, groups):
     rng = np.random.default_rng(2)
     # Small integers: exact in any order of summation, with many ties.
+    count = 2 + cells // 20
     arrays = [
         rng.integers(-3, 4, shape).astype("float32")
-        for shape in ((points, width), (tables, cells, width))
+        for shape in ((points, width), (tables, cells, width), (tables, count, width))
     ]
+    # The last group has no cells.
+    arrays.append(rng.integers(0, count - 1, (tables, cells)).astype("int32"))
     expected = reference.nearest_cells(*arrays, groups)
     assert expected.dtype == tf.int32 and expected.shape == (points, tables)
     traced = tf.function(lambda *a: compiled.nearest_cells(*a, groups))
@@ -48,16 +51,40 @@ def test_nearest_cells_is_the_reference(points, tables, cells, width, groups):
     if groups in (0, 100):
         distances = np.linalg.norm(arrays[0][:, None, None] - arrays[1], axis=-1)
         np.testing.assert_array_equal(expected, distances.argmin(axis=-1))
+    elif groups < count - 1 and points:
+        far = np.linalg.norm(arrays[0][:, None, None] - arrays[2][:, :-1], axis=-1)
+        limit = np.sort(far, axis=-1)[..., groups - 1]
+        chosen = arrays[3][np.arange(tables), expected]
+        chosen_far = np.take_along_axis(far, chosen[..., np.newaxis], axis=-1)[..., 0]
+        assert (chosen_far <= limit + 1e-6).all()
 
 
 @pytest.mark.parametrize("module", [compiled, reference])
 def test_nearest_cells_refuses_what_does_not_fit(module):
     points, centroids = np.zeros((4, 3), "float32"), np.zeros((2, 5, 3), "float32")
+    middles, group_of = np.zeros((2, 2, 3), "float32"), np.zeros((2, 5), "int32")
     errors = (ValueError, tf.errors.InvalidArgumentError)
     with pytest.raises(errors, match="`centroids`"):
         module.nearest_cells(points, centroids[:, :, :2])
     with pytest.raises(ValueError, match="`groups`"):
         module.nearest_cells(points, centroids, groups=-1)
+    for bad in (middles[:1], middles[:, :, :2]):
+        with pytest.raises(errors, match="`middles`"):
+            module.nearest_cells(points, centroids, bad, group_of, 1)
+    for bad in (group_of[:1], group_of[:, :4], group_of - 1, group_of + 2):
+        with pytest.raises(errors, match="`group_of`"):
+            module.nearest_cells(points, centroids, middles, bad, 1)
+
+
+@pytest.mark.parametrize("module", [compiled, reference])
+def test_nearest_cells_of_what_is_no_number(module):
+    points = np.array([[np.nan], [1]], "float32")
+    centroids = np.full((1, 100, 1), 7, "float32")
+    centroids[0, 0], centroids[0, 99] = np.nan, 2
+    middles = np.array([[[7], [1]]], "float32")
+    group_of = (np.arange(100) == 50).astype("int32")[np.newaxis]
+    nearest = module.nearest_cells(points, centroids, middles, group_of, 1)
+    np.testing.assert_array_equal(nearest, [[0], [99]])
 
 
 def observation(batch, input_dim, rank, count):

@@ -78,63 +78,29 @@ int32_t NearestOf(const float* point, const float* table, const Ints& ids,
   });
 }
 
-// The cells in groups, by sorting.
-std::vector<Ints> Groups(const float* table, Ints ids, int64_t width) {
-  if (ids.size() <= 64) return {ids};
-  int64_t widest = 0;
-  float spread = -1;
-  for (int64_t j = 0; j < width; ++j) {
-    const auto less = [&](int32_t a, int32_t b) {
-      return table[a * width + j] < table[b * width + j];
-    };
-    const auto [a, b] = std::minmax_element(ids.begin(), ids.end(), less);
-    const float of_j = table[*b * width + j] - table[*a * width + j];
-    if (of_j > spread) {
-      spread = of_j;
-      widest = j;
-    }
+// The cells of a table that a point looks at.
+Ints LookedAt(const float* point, const CellGroups& groups, int64_t table,
+              int64_t cells, int64_t width) {
+  const float* middles = groups.middles + table * groups.count * width;
+  const int32_t* group_of = groups.group_of + table * cells;
+  std::vector<Ints> all(groups.count);
+  Ints everyone;
+  for (int32_t c = 0; c < cells; ++c) {
+    all[group_of[c]].push_back(c);
+    everyone.push_back(c);
   }
-  std::sort(ids.begin(), ids.end());
-  std::stable_sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) {
-    return table[a * width + widest] < table[b * width + widest];
-  });
-  const auto half = ids.begin() + ids.size() / 2;
-  std::vector<Ints> groups = Groups(table, {ids.begin(), half}, width);
-  for (const Ints& group : Groups(table, {half, ids.end()}, width)) {
-    groups.push_back(group);
+  std::vector<std::pair<double, int64_t>> used;
+  for (int64_t g = 0; g < groups.count; ++g) {
+    if (all[g].empty()) continue;
+    used.emplace_back(SquaredDistance(point, middles + g * width, width), g);
   }
-  return groups;
-}
-
-// The cells that a point looks at.
-Ints LookedAt(const float* point, const float* table, int64_t cells,
-              int64_t width, int64_t groups) {
-  Ints everyone(cells);
-  for (int64_t c = 0; c < cells; ++c) everyone[c] = static_cast<int32_t>(c);
-  const std::vector<Ints> all = Groups(table, everyone, width);
-  const int64_t count = static_cast<int64_t>(all.size());
-  if (groups == 0 || count <= groups) return everyone;
-  Floats middles;
-  for (const Ints& group : all) {
-    for (int64_t j = 0; j < width; ++j) {
-      float least = HUGE_VALF, most = -HUGE_VALF;
-      for (int32_t id : group) {
-        least = std::min(least, table[id * width + j]);
-        most = std::max(most, table[id * width + j]);
-      }
-      middles.push_back((least + most) / 2);
-    }
-  }
+  const int64_t near = groups.near;
+  if (near == 0 || static_cast<int64_t>(used.size()) <= near) return everyone;
+  std::sort(used.begin(), used.end());
   Ints ids;
-  for (int64_t g = 0; g < count; ++g) {
-    const double own = SquaredDistance(point, &middles[g * width], width);
-    int64_t nearer = 0;
-    for (int64_t other = 0; other < count; ++other) {
-      const double of_other =
-          SquaredDistance(point, &middles[other * width], width);
-      nearer += of_other < own || (of_other == own && other < g);
-    }
-    if (nearer < groups) ids.insert(ids.end(), all[g].begin(), all[g].end());
+  for (int64_t k = 0; k < near; ++k) {
+    const Ints& group = all[used[k].second];
+    ids.insert(ids.end(), group.begin(), group.end());
   }
   return ids;
 }
@@ -151,11 +117,22 @@ TEST(FindsTheNearestCells) {
           const Floats points = SmallIntegers(&random, count * width);
           const Floats centroids =
               SmallIntegers(&random, tables * cells * width);
+          const int64_t count_of_groups = 1 + cells / 20;
+          const Floats middles =
+              SmallIntegers(&random, tables * count_of_groups * width);
+          Ints group_of(tables * cells);
+          for (int32_t& group : group_of) {
+            // The last group of several has no cells.
+            group = random.Below(std::max<int64_t>(1, count_of_groups - 1));
+          }
+          const CellGroups cell_groups = {middles.data(), count_of_groups,
+                                          group_of.data(), groups};
           Ints expected;
           for (int64_t i = 0; i < std::min<int64_t>(count, 40) * tables; ++i) {
             const float* table = centroids.data() + i % tables * cells * width;
             const float* point = points.data() + i / tables * width;
-            const Ints ids = LookedAt(point, table, cells, width, groups);
+            const Ints ids =
+                LookedAt(point, cell_groups, i % tables, cells, width);
             expected.push_back(NearestOf(point, table, ids, width));
           }
           Ints before;
@@ -163,7 +140,8 @@ TEST(FindsTheNearestCells) {
             Ints nearest(count * tables, -9);
             NearestCells(
                 {points.data(), count, width, centroids.data(), tables, cells},
-                groups, split.parallel_for, GetVectorKernels(), nearest.data());
+                cell_groups, split.parallel_for, GetVectorKernels(),
+                nearest.data());
             if (before.empty()) before = nearest;
             CHECK_EQ(nearest, before);
             nearest.resize(expected.size());
@@ -177,22 +155,28 @@ TEST(FindsTheNearestCells) {
 
 TEST(NearestOfWhatIsNoNumber) {
   const float nan = std::nanf("");
-  Floats centroids(100, 7.0f);
+  Floats centroids(100, 7.0f), middles = {7, 2, 1};
   centroids[0] = nan;
   centroids[1] = 5;
   centroids[99] = 2;
+  Ints group_of(100);
+  group_of[1] = group_of[98] = 1;
+  group_of[99] = 2;
   const Floats points = {nan, 1};
-  for (int64_t groups : {0, 1}) {
-    Ints nearest(2);
-    NearestCells({points.data(), 2, 1, centroids.data(), 1, 100}, groups,
-                 SerialFor, GetVectorKernels(), nearest.data());
-    CHECK_EQ(nearest, (Ints{0, 99}));
-  }
+  const auto nearest = [&](int64_t near) {
+    Ints result(2);
+    NearestCells({points.data(), 2, 1, centroids.data(), 1, 100},
+                 {middles.data(), 3, group_of.data(), near}, SerialFor,
+                 GetVectorKernels(), result.data());
+    return result;
+  };
+  CHECK_EQ(nearest(0), (Ints{0, 99}));
+  CHECK_EQ(nearest(1), (Ints{0, 99}));
   centroids[0] = 0;
-  Ints nearest(2);
-  NearestCells({points.data(), 2, 1, centroids.data(), 1, 100}, 1, SerialFor,
-               GetVectorKernels(), nearest.data());
-  CHECK_EQ(nearest[0], 0);
+  CHECK_EQ(nearest(1)[0], 0);
+  CHECK_EQ(nearest(1)[1], 99);
+  middles[2] = nan;  // all cells then, and the first of two as near
+  CHECK_EQ(nearest(1)[1], 0);
 }
 
 struct Observation {
