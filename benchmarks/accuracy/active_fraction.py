@@ -11,7 +11,7 @@ import figures
 import sweep
 from training import Run, train
 
-DATA = ("rectangles", "convex", "mnist", "fashion_mnist")
+DATA = ("fashion_mnist",)
 HIDDEN = (2, 3)
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
 METHODS = {
@@ -27,7 +27,13 @@ EPOCHS = {"rectangles": 11, "convex": 16, "mnist": 2, "fashion_mnist": 2}
 
 def main() -> None:
     parser = sweep.options(__doc__, "active_fraction")
-    parser.add_argument("--data", nargs="+", default=DATA, metavar="NAME")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=DATA,
+        metavar="NAME",
+        help="also rectangles, convex, mnist (default: %(default)s)",
+    )
     parser.add_argument("--epochs", type=int, help="(default: about 1,000 steps)")
     arguments = parser.parse_args()
     if arguments.quick:

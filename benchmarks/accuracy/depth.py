@@ -16,9 +16,7 @@ METHODS = {"dense": "Dense", "exact": "oracle", "lsh": "LSHDense", "random": "ra
 
 def main() -> None:
     parser = sweep.options(__doc__, "depth")
-    parser.add_argument(
-        "--data", nargs="+", default=["mnist", "fashion_mnist"], metavar="NAME"
-    )
+    parser.add_argument("--data", nargs="+", default=["fashion_mnist"], metavar="NAME")
     parser.add_argument("--epochs", type=int, default=3)
     arguments = parser.parse_args()
     depths = HIDDEN

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -272,6 +273,50 @@ void NearestCells(const CellPoints& p, const CellGroups& groups,
                       parallel_for, vector_kernels, nearest);
     }
   }
+}
+
+Status CellMeans(const CellMembers& m, const ParallelFor& parallel_for,
+                 const VectorKernels& vector_kernels, float* means,
+                 int32_t* sizes) {
+  std::fill_n(sizes, m.tables * m.cells, 0);
+  for (int64_t i = 0; i < m.count * m.tables; ++i) {
+    const int32_t cell = m.members[i];
+    if (cell < -1 || cell >= m.cells) {
+      return Status::Invalid("`members` must be in [-1, " +
+                             std::to_string(m.cells) +
+                             "), the cells. Received: " + std::to_string(cell));
+    }
+    if (cell >= 0) ++sizes[i % m.tables * m.cells + cell];
+  }
+  std::vector<const float*> rows(m.count);  // of one cell after the other
+  std::vector<int64_t> ends(m.cells);
+  const std::vector<float> ones(m.count, 1.0f);
+  for (int64_t t = 0; t < m.tables; ++t) {
+    const int32_t* size = sizes + t * m.cells;
+    int64_t used = 0;
+    for (int64_t c = 0; c < m.cells; ++c) {
+      ends[c] = used;
+      used += size[c];
+    }
+    for (int64_t i = 0; i < m.count; ++i) {
+      const int32_t cell = m.members[i * m.tables + t];
+      if (cell >= 0) rows[ends[cell]++] = m.points + i * m.width;
+    }
+    const int64_t points_of_cell = 1 + used / std::max<int64_t>(1, m.cells);
+    parallel_for(m.cells, points_of_cell * (m.width / 8 + 4),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t c = begin; c < end; ++c) {
+                     float* mean = means + (t * m.cells + c) * m.width;
+                     vector_kernels.weighted_sum(
+                         rows.data() + ends[c] - size[c], ones.data(), size[c],
+                         m.width, mean);
+                     if (size[c] == 0) continue;
+                     const float divisor = static_cast<float>(size[c]);
+                     for (int64_t j = 0; j < m.width; ++j) mean[j] /= divisor;
+                   }
+                 });
+  }
+  return Status();
 }
 
 void RankCells(const float* worth, int64_t batch, int64_t cells,

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "custom_ops/core/parallel.h"
+#include "custom_ops/core/status.h"
 #include "custom_ops/core/vector_kernels.h"
 
 namespace keras_lsh {
@@ -48,6 +49,26 @@ struct CellGroups {
 void NearestCells(const CellPoints& points, const CellGroups& groups,
                   const ParallelFor& parallel_for,
                   const VectorKernels& vector_kernels, int32_t* nearest);
+
+// The mean of each cell's points, 0 without points. Sums go through the points
+// in order.
+//
+//   points    [count, width]
+//   members   [count, tables], the cell of each point; -1: none
+//   means     [tables, cells, width], written
+//   sizes     [tables, cells], written: points of each cell
+// Errors if a member is out of [-1, cells).
+struct CellMembers {
+  const float* points;
+  int64_t count;
+  int64_t width;
+  const int32_t* members;
+  int64_t tables;
+  int64_t cells;
+};
+Status CellMeans(const CellMembers& members, const ParallelFor& parallel_for,
+                 const VectorKernels& vector_kernels, float* means,
+                 int32_t* sizes);
 
 // What is known of the inputs of a layer, as averages over `count` of them: of
 // x - center, and of (x - center) (x - center)' basis.

@@ -1,4 +1,4 @@
-// LshNearestCells, LshRankCells and LshObserveInputs.
+// LshNearestCells, LshCellMeans, LshRankCells and LshObserveInputs.
 #include <cstdint>
 #include <limits>
 
@@ -79,6 +79,43 @@ class NearestCellsOp : public OpKernel {
 
  private:
   int64_t groups_;
+};
+
+class CellMeansOp : public OpKernel {
+ public:
+  explicit CellMeansOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("cells", &cells_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& points = context->input(0);
+    const Tensor& members = context->input(1);
+    OP_REQUIRES_OK(context, RequireRank(points, 2, "points"));
+    OP_REQUIRES_OK(context, RequireRank(members, 2, "members"));
+    OP_REQUIRES(context, members.dim_size(0) == points.dim_size(0),
+                Invalid("`members` must have a row for each of the ",
+                        points.dim_size(0), " points. Received: shape=",
+                        members.shape().DebugString()));
+    const int64_t tables = members.dim_size(1), width = points.dim_size(1);
+    Tensor *means, *sizes;
+    OP_REQUIRES_OK(context,
+                   AllocateOutput(context, 0, {tables, cells_, width}, &means));
+    OP_REQUIRES_OK(context,
+                   AllocateOutput(context, 1, {tables, cells_}, &sizes));
+    const CellMembers cell_members = {points.flat<float>().data(),
+                                      points.dim_size(0),
+                                      width,
+                                      members.flat<int32_t>().data(),
+                                      tables,
+                                      cells_};
+    OP_REQUIRES_OK(context, ToTensorFlow(CellMeans(
+                                cell_members, WorkerThreads(context),
+                                GetVectorKernels(), means->flat<float>().data(),
+                                sizes->flat<int32_t>().data())));
+  }
+
+ private:
+  int64_t cells_;
 };
 
 class RankCellsOp : public OpKernel {
@@ -165,6 +202,8 @@ class ObserveInputsOp : public OpKernel {
 
 REGISTER_KERNEL_BUILDER(Name("LshNearestCells").Device(tensorflow::DEVICE_CPU),
                         NearestCellsOp);
+REGISTER_KERNEL_BUILDER(Name("LshCellMeans").Device(tensorflow::DEVICE_CPU),
+                        CellMeansOp);
 REGISTER_KERNEL_BUILDER(Name("LshRankCells").Device(tensorflow::DEVICE_CPU),
                         RankCellsOp);
 REGISTER_KERNEL_BUILDER(Name("LshObserveInputs").Device(tensorflow::DEVICE_CPU),

@@ -146,6 +146,34 @@ groups: if positive, a point looks only at the cells of so many groups: those wh
 nearest: [count, tables].
 )doc");
 
+REGISTER_OP("LshCellMeans")
+    .Input("points: float")
+    .Input("members: int32")
+    .Output("means: float")
+    .Output("sizes: int32")
+    .Attr("cells: int >= 1")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle points, members;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &points));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &members));
+      int64_t cells;
+      TF_RETURN_IF_ERROR(c->GetAttr("cells", &cells));
+      const auto tables = c->Dim(members, 1);
+      c->set_output(
+          0, c->MakeShape({tables, c->MakeDim(cells), c->Dim(points, 1)}));
+      c->set_output(1, c->Matrix(tables, cells));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The mean of each cell's points, 0 without points, and their number.
+
+points: [count, width].
+members: [count, tables], the cell of each point; -1: none.
+cells: cells of a table.
+means: [tables, cells, width].
+sizes: [tables, cells].
+)doc");
+
 REGISTER_OP("LshRankCells")
     .Input("worth: float")
     .Output("buckets: int32")

@@ -148,7 +148,7 @@ class KMeansCells(HashFamily):
         - `members` `[units, tables]`: the cell of each neuron; -1: none yet.
         """
         family = self.for_layer(input_dim, units)
-        cells, rank = family.buckets, family.rank
+        cells, rank = family.buckets, family._rank(input_dim)
         generator = np.random.default_rng(self.seed)
         statistics = subspace.initial_state(input_dim, rank, generator)
         # The first centroids are neurons, different ones for each table.
@@ -240,29 +240,23 @@ def _centroids(neurons: tf.Tensor, members: tf.Tensor, shape: Any) -> tf.Tensor:
         members: int32 `[units, tables]`; -1: in no cell.
         shape: `(tables, cells, coordinates)`, the shape of the result.
     """
-    tables, cells, width = shape
+    _, cells, _ = shape
     units = neurons.shape[0]
-    first = tf.range(tables) * cells
-    ids = tf.where(members >= 0, members + first, -1)  # segment -1 is left out
-    ids = tf.reshape(ids, [-1])
-    repeated = tf.repeat(neurons, tables, axis=0) if tables > 1 else neurons
-    sums = tf.math.unsorted_segment_sum(repeated, ids, tables * cells)
-    sizes = tf.math.unsorted_segment_sum(tf.ones_like(ids), ids, tables * cells)
-    centroids = sums / tf.cast(tf.maximum(sizes, 1), tf.float32)[:, tf.newaxis]
-    centroids = tf.reshape(centroids, [tables, cells, width])
-    empty = tf.reshape(sizes == 0, [tables, cells])
+    centroids, sizes = ops.cell_means(neurons, members, cells)
+    empty = sizes == 0
 
     def split() -> tf.Tensor:
         """Empty cells get neurons drawn at random, so most often of large cells."""
-        seed = tf.stack([tf.reduce_sum(ids), tf.reduce_sum(sizes * sizes)])
-        drawn = tf.random.stateless_uniform([tables, cells], seed, 0, units, tf.int32)
+        seed = tf.stack([tf.reduce_sum(members), tf.reduce_sum(sizes * sizes)])
+        drawn = tf.random.stateless_uniform(
+            tf.shape(sizes), seed, 0, units, dtype=tf.int32
+        )
         return tf.where(empty[..., tf.newaxis], tf.gather(neurons, drawn), centroids)
 
     def filled() -> tf.Tensor:
         """Empty cells get the neurons farthest from their centroids, in this order."""
-        own = tf.gather(tf.reshape(centroids, [-1, width]), tf.maximum(ids, 0))
-        distances = tf.reduce_sum((repeated - own) ** 2, axis=-1)
-        distances = tf.transpose(tf.reshape(distances, [units, tables]))
+        own = tf.gather(centroids, tf.transpose(tf.maximum(members, 0)), batch_dims=1)
+        distances = tf.reduce_sum((neurons - own) ** 2, axis=-1)  # [tables, units]
         far = tf.math.top_k(distances, min(cells, units)).indices
         place = tf.cumsum(tf.cast(empty, tf.int32), axis=-1, exclusive=True)
         far = tf.gather(far, place % min(cells, units), batch_dims=1)
@@ -291,21 +285,15 @@ def _groups(centroids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         The groups' middles `[tables, groups, coordinates]`, and int32
         `[tables, cells]`, the group of each cell.
     """
-    tables, cells, _ = centroids.shape
-    stride = math.isqrt(cells)
-    middles = centroids[:, ::stride]
-    groups = middles.shape[1]
-
-    def group_of(table: int) -> tf.Tensor:
-        own = ops.nearest_cells(centroids[table], middles[table : table + 1])
-        return own[:, 0]
-
+    middles = centroids[:, :: math.isqrt(centroids.shape[1])]
+    tables, groups, _ = middles.shape
     for _ in range(_GROUPING_STEPS):
-        members = tf.stack([group_of(table) for table in range(tables)])
-        ids = tf.reshape(members + tf.range(tables)[:, tf.newaxis] * groups, [-1])
-        vectors = tf.reshape(centroids, [tables * cells, -1])
-        means = tf.math.unsorted_segment_mean(vectors, ids, tables * groups)
-        sizes = tf.math.unsorted_segment_sum(tf.ones_like(ids), ids, tables * groups)
-        is_used = tf.reshape(sizes > 0, [tables, groups, 1])
-        middles = tf.where(is_used, tf.reshape(means, middles.shape), middles)
-    return middles, members
+        members, moved = [], []
+        for table in range(tables):
+            cells, old = centroids[table], middles[table]
+            group_of = ops.nearest_cells(cells, old[tf.newaxis])
+            means, sizes = ops.cell_means(cells, group_of, groups)
+            members.append(group_of[:, 0])
+            moved.append(tf.where(sizes[0][:, tf.newaxis] > 0, means[0], old))
+        middles = tf.stack(moved)
+    return middles, tf.stack(members)

@@ -30,6 +30,7 @@ __all__ = [
     "OpLibraryError",
     "active_matmul",
     "build_tables",
+    "cell_means",
     "data_checks",
     "hash_codes",
     "library",
@@ -65,6 +66,7 @@ def _dispatch(name: str) -> Callable[..., Any]:
 matmul = _dispatch("matmul")
 hash_codes = _dispatch("hash_codes")
 build_tables = _dispatch("build_tables")
+cell_means = _dispatch("cell_means")
 probe_sequence = _dispatch("probe_sequence")
 select_active = _dispatch("select_active")
 active_matmul = _dispatch("active_matmul")

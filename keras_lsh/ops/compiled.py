@@ -95,6 +95,16 @@ def nearest_cells(
     )
 
 
+def cell_means(points: Any, members: Any, cells: int) -> tuple[tf.Tensor, tf.Tensor]:
+    require_integer("cells", cells, 1, MAX_INT32, "a positive integer")
+    means, sizes = _ops().lsh_cell_means(
+        as_tensor("points", points, tf.float32, 2),
+        as_tensor("members", members, tf.int32, 2),
+        cells=cells,
+    )
+    return means, sizes
+
+
 def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:
     buckets, weights = _ops().lsh_rank_cells(as_tensor("worth", worth, tf.float32, 2))
     return buckets, weights

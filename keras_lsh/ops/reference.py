@@ -317,6 +317,48 @@ def nearest_cells(
     return tf.ensure_shape(nearest, [points.shape[0], centroids.shape[0]])
 
 
+def cell_means(points: Any, members: Any, cells: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The mean of each cell's points, and their number.
+
+    Args:
+        points: float `[n, width]`.
+        members: int32 `[n, tables]`: the cell of each point in each table; -1: none.
+        cells: Cells of a table.
+
+    Returns:
+        `(means, sizes)`: `[tables, cells, width]`, 0 without points, and int32
+        `[tables, cells]`.
+
+    Raises:
+        ValueError: If shapes or dtypes do not match.
+        tf.errors.InvalidArgumentError: If there is no such cell.
+    """
+    points = as_tensor("points", points, tf.float32, 2)
+    members = as_tensor("members", members, tf.int32, 2)
+    require_integer("cells", cells, 1, MAX_INT32, "a positive integer")
+    require_shape(
+        "members", members, [points.shape[0], None], "a row for each of the points"
+    )
+
+    def in_range() -> Any:
+        message = f"`members` must be in [-1, {cells}), the cells"
+        return (
+            tf.debugging.assert_greater_equal(members, -1, message),
+            tf.debugging.assert_less(members, cells, message),
+        )
+
+    members = checked(members, in_range)
+    tables, width = members.shape[1], points.shape[1]
+    ids = tf.where(members >= 0, members + tf.range(tables) * cells, -1)
+    ids = tf.reshape(ids, [-1])  # segment -1 is left out
+    repeated = tf.repeat(points, tables, axis=0)
+    sums = tf.math.unsorted_segment_sum(repeated, ids, tables * cells)
+    sizes = tf.math.unsorted_segment_sum(tf.ones_like(ids), ids, tables * cells)
+    means = sums / tf.cast(tf.maximum(sizes, 1), tf.float32)[:, tf.newaxis]
+    means = tf.reshape(means, [tables, cells, width])
+    return means, tf.reshape(sizes, [tables, cells])
+
+
 def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """All cells as buckets to look into, weighted by their worth.
 

@@ -87,6 +87,41 @@ def test_nearest_cells_of_what_is_no_number(module):
     np.testing.assert_array_equal(nearest, [[0], [99]])
 
 
+@pytest.mark.parametrize(
+    ("points", "tables", "cells", "width"),
+    [(0, 1, 5, 2), (50, 2, 7, 3), (9, 3, 1, 4), (3000, 2, 300, 17)],
+)
+def test_cell_means_is_the_reference(points, tables, cells, width):
+    rng = np.random.default_rng(2)
+    arrays = (
+        rng.normal(size=(points, width)).astype("float32"),
+        rng.integers(-1, cells, (points, tables)).astype("int32"),
+    )
+    expected = reference.cell_means(*arrays, cells)
+    traced = tf.function(lambda *a: compiled.cell_means(*a, cells))
+    for actual in (compiled.cell_means(*arrays, cells), traced(*arrays)):
+        for a, e in zip(actual, expected, strict=True):
+            assert a.dtype == e.dtype and a.shape == e.shape
+            np.testing.assert_array_equal(a, e)
+    for table in range(tables):
+        for cell in range(min(cells, 5)):
+            of_cell = arrays[0][arrays[1][:, table] == cell]
+            assert expected[1][table, cell] == len(of_cell)
+            mean = of_cell.astype("float64").sum(0) / max(1, len(of_cell))
+            np.testing.assert_allclose(expected[0][table, cell], mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [compiled, reference])
+def test_cell_means_refuses_what_does_not_fit(module):
+    points, members = np.zeros((4, 3), "float32"), np.zeros((4, 2), "int32")
+    errors = (ValueError, tf.errors.InvalidArgumentError)
+    for bad in (members[:3], members[0], members - 2, members + 5):
+        with pytest.raises(errors, match="`?members`?"):
+            module.cell_means(points, bad, 5)
+    with pytest.raises(ValueError, match="`cells`"):
+        module.cell_means(points, members, 0)
+
+
 def observation(batch, input_dim, rank, count):
     rng = np.random.default_rng(1)
     shapes = (batch, input_dim), input_dim, (input_dim, rank), input_dim

@@ -179,6 +179,56 @@ TEST(NearestOfWhatIsNoNumber) {
   CHECK_EQ(nearest(1)[1], 0);
 }
 
+TEST(AveragesCells) {
+  Random random(6);
+  for (int64_t count : {0, 1, 30, 700}) {
+    for (int64_t width : {1, 16, 21, 130}) {
+      const int64_t tables = 2, cells = 9;
+      const Context context("count=", count, " width=", width);
+      const Floats points = SmallIntegers(&random, count * width);
+      Ints members(count * tables);
+      // The last cell stays empty.
+      for (int32_t& member : members) member = random.Below(cells) - 1;
+      Floats expected(tables * cells * width);
+      Ints numbers(tables * cells);
+      for (int64_t i = 0; i < count * tables; ++i) {
+        if (members[i] < 0) continue;
+        const int64_t cell = i % tables * cells + members[i];
+        ++numbers[cell];
+        for (int64_t j = 0; j < width; ++j) {
+          expected[cell * width + j] += points[i / tables * width + j];
+        }
+      }
+      for (int64_t k = 0; k < tables * cells * width; ++k) {
+        expected[k] /= std::max(1, numbers[k / width]);
+      }
+      for (const Split& split : Splits()) {
+        Floats means(expected.size(), kNan);
+        Ints sizes(tables * cells, -9);
+        CHECK_OK(CellMeans(
+            {points.data(), count, width, members.data(), tables, cells},
+            split.parallel_for, GetVectorKernels(), means.data(),
+            sizes.data()));
+        CHECK_EQ(means, expected);
+        CHECK_EQ(sizes, numbers);
+      }
+    }
+  }
+}
+
+TEST(RefusesCellsThatAreNone) {
+  const Floats points = {1, 2};
+  for (int32_t bad : {-2, 3}) {
+    const Ints members = {0, bad};
+    Floats means(3);
+    Ints sizes(3);
+    CHECK_ERROR(
+        CellMeans({points.data(), 2, 1, members.data(), 1, 3}, SerialFor,
+                  GetVectorKernels(), means.data(), sizes.data()),
+        "Received: " + std::to_string(bad));
+  }
+}
+
 struct Observation {
   int64_t batch, input_dim, rank;
   Floats inputs, center, basis, mean, moments;
