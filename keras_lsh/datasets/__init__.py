@@ -24,7 +24,8 @@ from keras_lsh.datasets.words import (
     read_words,
     synthetic_words,
 )
-from keras_lsh.datasets.xc import XCData, read_xc, stream_xc, write_xc
+from keras_lsh.datasets.xc_data import XCData
+from keras_lsh.datasets.xc_text import read_xc, stream_xc, write_xc
 
 if TYPE_CHECKING:
     from keras_lsh.datasets.convex import Convex

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_lsh._arguments import check_argument, is_finite, is_integer
 from keras_lsh.datasets._random import PowerLaw, check_positive, check_seed
-from keras_lsh.datasets.xc import XCData, l2_normalized
+from keras_lsh.datasets.xc_data import XCData, l2_normalized
 
 # Samples that are drawn at a time, from one stream of random numbers.
 _BLOCK = 8192

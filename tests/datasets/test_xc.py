@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lsh.datasets import XCData, read_xc, stream_xc, write_xc, xc
+from keras_lsh.datasets import XCData, read_xc, stream_xc, write_xc, xc_text
 
 ARRAYS = ("indptr", "indices", "values", "label_indptr", "label_indices")
 
@@ -120,7 +120,7 @@ class TestFormat:
     @pytest.mark.parametrize("name", ["x.txt", "x.txt.gz"])
     @pytest.mark.parametrize("block", [1000, 1 << 22])
     def test_written_and_read(self, name, block, tmp_path, monkeypatch):
-        monkeypatch.setattr(xc, "_BLOCK", block)
+        monkeypatch.setattr(xc_text, "_BLOCK", block)
         path = tmp_path / name
         path.write_text("older")
         data = random_data(2500)
@@ -138,7 +138,7 @@ class TestFormat:
         def fail(*args):
             raise OSError("no space left")
 
-        monkeypatch.setattr(xc, "_text_of", fail)
+        monkeypatch.setattr(xc_text, "_text_of", fail)
         with pytest.raises(OSError, match="no space left"):
             write_xc(path, random_data(4))
         assert path.read_bytes() == before and os.listdir(tmp_path) == ["x.txt"]
@@ -153,13 +153,13 @@ class TestFormat:
             for _ in range(random.randint(0, 3)):
                 text[random.randint(len(text))] = random.choice(alphabet)
             text = bytes(text).rstrip(b"\n") + b"\n"
-            plain = xc._parse_plain(text, 9, 5)
+            plain = xc_text._parse_plain(text, 9, 5)
             if plain is None:
                 continue
             fast += 1
-            assert_same(plain, xc._parse_lines(text, 9, 5, "x", 2))
+            assert_same(plain, xc_text._parse_lines(text, 9, 5, "x", 2))
         assert fast > 150
-        assert xc._parse_plain(valid, 9, 5) is not None
+        assert xc_text._parse_plain(valid, 9, 5) is not None
 
     def test_numbers_are_rounded_once(self, tmp_path):
         random = np.random.RandomState(2)
@@ -228,7 +228,7 @@ def test_malformed(text, line, expected, tmp_path):
 
 
 def test_line_numbers_in_later_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(xc, "_BLOCK", 100)
+    monkeypatch.setattr(xc_text, "_BLOCK", 100)
     path = write_text(tmp_path / "x", "999 5 7\n" + "1 2:1\n" * 500 + "1 2:y\n" * 499)
     with pytest.raises(ValueError, match="line 502: .*'2:y'"):
         read_xc(path)
@@ -371,7 +371,7 @@ class TestStream:
         return path, data
 
     def test_order_of_the_file(self, file, monkeypatch):
-        monkeypatch.setattr(xc, "_BLOCK", 10_000)
+        monkeypatch.setattr(xc_text, "_BLOCK", 10_000)
         path, data = file
         got, sizes = samples_of_batches(stream_xc(path, 300))
         assert got == samples_of(data) and sizes == [300] * 8 + [100]
