@@ -12,8 +12,9 @@ RebuildTables, beside
 
 All take turns, so that what disturbs the one disturbs the others. One JSON row: median
 milliseconds of a step and quartiles over the rounds (rebuilds of the tables included),
-ratios to LSHDense, the peak memory of a process that trains each, and LSHDense with a
-tenth of the classes.
+ratios to LSHDense, the peak memory of a process that trains each, LSHDense with a tenth
+of the classes, and the limit of its step: the bytes that it cannot avoid at the
+machine's bandwidth, which is measured here by a matrix times a vector.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import machine
 import numpy as np
 import tensorflow as tf
 from layer_step import Watch
+from op_limits import FLOAT, bytes_per_second
 
 import keras_lsh
 from keras_lsh import datasets, losses
@@ -175,6 +177,35 @@ def measure(case: Case, rounds: int, scale: float) -> dict[str, Any]:
     return row | {"rounds": rounds, "steps": steps} | machine.facts(seed=0)
 
 
+def limit(case: Case) -> dict[str, Any]:
+    """What LSHDense's step has to move, and how long that takes at least.
+
+    A row of a kernel that some sample of the batch uses is read by the forward pass
+    and, but in the first layer, by the gradient of the inputs; its gradient is written
+    and read; it and its two moments are read and written. A rebuild reads the output
+    kernel once.
+    """
+    model = make_model("lsh", case)
+    data = batches(case, 4)
+    model.fit(data, verbose=0, callbacks=[keras_lsh.RebuildTables(every=2)])
+    rows, features = [], []
+    for x, y in data:
+        with keras_lsh.label_scope(y):
+            active = model(x, training=True)
+        rows.append(len(np.unique(active.indices[:, 1])))
+        features.append(len(np.unique(x.indices[:, 1])))
+    row = FLOAT * case.hidden
+    moved = row * (10 * np.mean(rows) + 9 * np.mean(features))
+    moved += row * case.classes / case.every
+    bandwidth = bytes_per_second(20)
+    return {
+        "rows_of_a_batch": round(float(np.mean(rows))),
+        "moved_mb": round(moved / 1e6, 1),
+        "bandwidth_gb": round(bandwidth / 1e9, 1),
+        "limit_ms": round(1000 * moved / bandwidth, 2),
+    }
+
+
 def peak_memory_mib(name: str, quick: bool) -> int:
     """Of a process that trains for a few steps."""
     command = [sys.executable, __file__, "--memory-of", name]
@@ -199,6 +230,8 @@ def main() -> None:
         print(machine.proc_kib("/proc/self/status", "VmHWM") // 1024)
         return
     row = measure(case, *((2, 0.1) if options.quick else (options.rounds, 1.0)))
+    row |= limit(case)
+    row["times_the_limit"] = round(row["lsh_ms"] / row["limit_ms"], 2)
     row["peak_memory_mib"] = {
         name: peak_memory_mib(name, options.quick) for name in STEPS
     }
