@@ -81,9 +81,9 @@ class KMeansCells(HashFamily):
         probes: Cells that an input looks into per table, on average (all tables compete
             for them). None: all, so that no candidate is drawn at random.
         rank: Principal directions of the inputs that are told apart; positive integer,
-            at most `input_dim` of them are used. None: 16 for each 8192 neurons, at
-            least 16 and at most 64: the more neurons, the finer they have to be told
-            apart.
+            at most `input_dim` of them are used. None: 16; where there are very many
+            neurons for each input, as in an output layer of many classes, a quarter of
+            these, up to 64.
         seed: Seed of the first centroids and directions. Equal seeds give equal cells.
 
     Example:
@@ -120,7 +120,7 @@ class KMeansCells(HashFamily):
         cells = self.cells or min(8 * round(2 * math.sqrt(units)), 4096)
         cells = min(max(cells, 1), units)
         probes = min(self.probes or max(1, MAX_PROBES // self.tables), cells)
-        rank = self.rank or 16 * min(max(1, round(units / 8192)), 4)
+        rank = self.rank or min(max(16, 8 * round(units / (32 * input_dim))), 64)
         return KMeansCells(
             cells, self.tables, probes, rank=min(rank, input_dim), seed=self.seed
         )

@@ -542,8 +542,9 @@ def test_what_a_layer_decides():
     )
     wide = KMeansCells(tables=100).for_layer(784, 10**6)
     assert wide.tables * wide.probes <= 32767
-    ranks = {n: KMeansCells().for_layer(784, n).rank for n in (10, 8192, 20_000, 10**6)}
-    assert ranks == {10: 16, 8192: 16, 20_000: 32, 10**6: 64}
+    shapes = (784, 1000), (4096, 16_384), (128, 4096), (128, 30_000), (128, 670_091)
+    ranks = [KMeansCells().for_layer(*shape).rank for shape in shapes]
+    assert ranks == [16, 16, 16, 56, 64]
     assert KMeansCells().for_layer(48, 10**6).rank == 48
     for undecided in (
         lambda: KMeansCells().buckets,
