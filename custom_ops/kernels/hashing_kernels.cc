@@ -1,4 +1,6 @@
-// LshMatmul, LshHashCodes, LshBuildTables and LshProbeSequence.
+// LshMatmul, LshCoordinates, LshHashCodes, LshBuildTables and LshProbeSequence.
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 
@@ -68,6 +70,63 @@ class MatmulOp : public OpKernel {
                                  inner, columns, out + begin * columns);
                            });
   }
+};
+
+class CoordinatesOp : public OpKernel {
+ public:
+  explicit CoordinatesOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("largest", &largest_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &vectors = context->input(0), &directions = context->input(1);
+    const Tensor& addend = context->input(2);
+    OP_REQUIRES_OK(context, RequireRank(vectors, 2, "vectors"));
+    OP_REQUIRES_OK(context, RequireRank(directions, 2, "directions"));
+    OP_REQUIRES_OK(context, RequireRank(addend, 1, "addend"));
+    const int64_t rows = vectors.dim_size(0), inner = vectors.dim_size(1);
+    const int64_t columns = directions.dim_size(1);
+    OP_REQUIRES(context, directions.dim_size(0) == inner && columns > 0,
+                Invalid("`directions` must have as many rows as `vectors` has "
+                        "columns, and a column. Received: shapes ",
+                        vectors.shape().DebugString(), " and ",
+                        directions.shape().DebugString()));
+    OP_REQUIRES(context, addend.dim_size(0) == rows || addend.dim_size(0) == 0,
+                Invalid("`addend` must have an element for each of the ", rows,
+                        " vectors, or none. Received: shape=",
+                        addend.shape().DebugString()));
+    Tensor* coordinates;
+    OP_REQUIRES_OK(context,
+                   AllocateOutput(context, 0, {rows, columns}, &coordinates));
+    const float* vector = vectors.flat<float>().data();
+    const float* direction = directions.flat<float>().data();
+    const float* added =
+        addend.dim_size(0) == 0 ? nullptr : addend.flat<float>().data();
+    float* out = coordinates->flat<float>().data();
+    WorkerThreads(context)(
+        rows, inner * columns / 8 + columns, [&](int64_t begin, int64_t end) {
+          // A few rows at a time: they are in the cache when they are limited.
+          for (int64_t first = begin; first < end; first += kRowsAtOnce) {
+            const int64_t last = std::min(first + kRowsAtOnce, end);
+            GetVectorKernels().multiply(vector + first * inner, direction,
+                                        last - first, inner, columns,
+                                        out + first * columns);
+            for (int64_t i = first; added != nullptr && i < last; ++i) {
+              out[(i + 1) * columns - 1] += added[i];
+            }
+            for (int64_t k = first * columns; k < last * columns; ++k) {
+              const float value = out[k];
+              const float finite = std::isnan(value) ? 0.0f : value;
+              out[k] = std::max(std::min(finite, largest_), -largest_);
+            }
+          }
+        });
+  }
+
+ private:
+  static constexpr int64_t kRowsAtOnce = 64;
+
+  float largest_;
 };
 
 class HashCodesOp : public OpKernel {
@@ -172,6 +231,8 @@ class ProbeSequenceOp : public OpKernel {
 
 REGISTER_KERNEL_BUILDER(Name("LshMatmul").Device(tensorflow::DEVICE_CPU),
                         MatmulOp);
+REGISTER_KERNEL_BUILDER(Name("LshCoordinates").Device(tensorflow::DEVICE_CPU),
+                        CoordinatesOp);
 REGISTER_KERNEL_BUILDER(Name("LshHashCodes").Device(tensorflow::DEVICE_CPU),
                         HashCodesOp);
 REGISTER_KERNEL_BUILDER(Name("LshBuildTables").Device(tensorflow::DEVICE_CPU),

@@ -49,6 +49,33 @@ b: [inner, m], of few columns or rows: it is read for every few rows of `a`.
 product: [n, m], each element summed over `inner` in ascending order, fused.
 )doc");
 
+REGISTER_OP("LshCoordinates")
+    .Input("vectors: float")
+    .Input("directions: float")
+    .Input("addend: float")
+    .Output("coordinates: float")
+    .Attr("largest: float")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle vectors, directions, addend;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &vectors));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 2, &directions));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 1, &addend));
+      DimensionHandle inner;
+      TF_RETURN_IF_ERROR(
+          c->Merge(c->Dim(vectors, 1), c->Dim(directions, 0), &inner));
+      c->set_output(0, c->Matrix(c->Dim(vectors, 0), c->Dim(directions, 1)));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Products of vectors with some directions, as LshMatmul gives them, made finite.
+
+vectors: [n, inner].
+directions: [inner, m].
+addend: [n] or [0], what the last column is raised by.
+largest: what coordinates are cut to, on either side of 0; NaN becomes 0.
+coordinates: [n, m].
+)doc");
+
 REGISTER_OP("LshHashCodes")
     .Input("margins: float")
     .Output("codes: int32")

@@ -124,11 +124,12 @@ def neuron_coordinates(kernel: Any, bias: Any, state: State) -> tf.Tensor:
     directions = as_float("basis", state) * as_float("scales", state)
     center = as_float("center", state)[:, tf.newaxis]
     # One product: a wide kernel is read once.
-    neurons = ops.matmul(kernel, tf.concat([directions, center], axis=1))
-    if bias is not None:
-        bias = tf.cast(tf.convert_to_tensor(bias), tf.float32)[:, tf.newaxis]
-        neurons += tf.pad(bias, [[0, 0], [directions.shape[1], 0]])
-    return limited(neurons)
+    return ops.coordinates(
+        kernel,
+        tf.concat([directions, center], axis=1),
+        None if bias is None else tf.cast(tf.convert_to_tensor(bias), tf.float32),
+        _LARGEST_COORDINATE,
+    )
 
 
 def input_coordinates(inputs: tf.Tensor, state: State) -> tf.Tensor:

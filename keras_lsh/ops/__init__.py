@@ -31,6 +31,7 @@ __all__ = [
     "active_matmul",
     "build_tables",
     "cell_means",
+    "coordinates",
     "data_checks",
     "hash_codes",
     "library",
@@ -64,6 +65,7 @@ def _dispatch(name: str) -> Callable[..., Any]:
 
 
 matmul = _dispatch("matmul")
+coordinates = _dispatch("coordinates")
 hash_codes = _dispatch("hash_codes")
 build_tables = _dispatch("build_tables")
 cell_means = _dispatch("cell_means")

@@ -1,6 +1,7 @@
 """The compiled ops, with the signatures of `keras_lsh.ops.reference`, and gradients."""
 
 import functools
+import math
 from typing import Any
 
 import keras
@@ -28,6 +29,19 @@ def matmul(a: Any, b: Any) -> tf.Tensor:
     a, b = as_tensor("a", a, tf.float32, 2), as_tensor("b", b, tf.float32, 2)
     require_shape("b", b, [a.shape[1], None], f"a tensor of {a.shape[1]} rows")
     return _ops().lsh_matmul(a, b)
+
+
+def coordinates(
+    vectors: Any, directions: Any, addend: Any = None, largest: float = math.inf
+) -> tf.Tensor:
+    vectors = as_tensor("vectors", vectors, tf.float32, 2)
+    addend = np.zeros([0], "float32") if addend is None else addend
+    return _ops().lsh_coordinates(
+        vectors,
+        as_tensor("directions", directions, tf.float32, 2),
+        as_tensor("addend", addend, tf.float32, 1),
+        largest=largest,
+    )
 
 
 def hash_codes(margins: Any, tables: int, bits: int) -> tf.Tensor:

@@ -79,6 +79,39 @@ def matmul(a: Any, b: Any) -> tf.Tensor:
     return tf.stop_gradient(tf.matmul(a, b))
 
 
+def coordinates(
+    vectors: Any, directions: Any, addend: Any = None, largest: float = math.inf
+) -> tf.Tensor:
+    """Products of vectors with some directions, made finite.
+
+    As `matmul`, with what comes after it while the products are in the cache: for
+    hundreds of thousands of vectors each pass over them counts.
+
+    Args:
+        vectors: float32 `[n, inner]`.
+        directions: float32 `[inner, m]`.
+        addend: float32 `[n]`, what the last column is raised by, or None.
+        largest: What coordinates are cut to, on either side of 0. NaN becomes 0.
+
+    Returns:
+        float32 `[n, m]`.
+
+    Raises:
+        ValueError: If shapes or dtypes do not match.
+    """
+    vectors = as_tensor("vectors", vectors, tf.float32, 2)
+    result = matmul(vectors, as_tensor("directions", directions, tf.float32, 2))
+    if addend is not None:
+        addend = as_tensor("addend", addend, tf.float32, 1)
+        require_shape(
+            "addend", addend, [vectors.shape[0]], "an element for each of the vectors"
+        )
+        rest = tf.shape(result)[1] - 1
+        result += tf.pad(addend[:, tf.newaxis], [[0, 0], [rest, 0]])
+    result = tf.where(tf.math.is_nan(result), 0.0, result)
+    return tf.clip_by_value(result, -largest, largest)
+
+
 def hash_codes(margins: Any, tables: int, bits: int) -> tf.Tensor:
     """Packs the signs of margins into bucket codes.
 

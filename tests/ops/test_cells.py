@@ -87,6 +87,39 @@ def test_nearest_cells_of_what_is_no_number(module):
     np.testing.assert_array_equal(nearest, [[0], [99]])
 
 
+@pytest.mark.parametrize("raised", [False, True])
+@pytest.mark.parametrize("shape", [(0, 3, 2), (1, 1, 1), (67, 5, 3), (1000, 20, 65)])
+def test_coordinates_is_the_reference(shape, raised):
+    rng = np.random.default_rng(3)
+    # Small integers: exact in any order of summation.
+    vectors = rng.integers(-3, 4, shape[:2]).astype("float32")
+    directions = rng.integers(-3, 4, shape[1:]).astype("float32")
+    vectors[:1] = np.nan
+    vectors[3:4] = np.inf
+    addend = rng.integers(-9, 9, shape[:1]).astype("float32") if raised else None
+    largest = 11.5
+    expected = reference.coordinates(vectors, directions, addend, largest)
+    actual = compiled.coordinates(vectors, directions, addend, largest)
+    assert actual.dtype == tf.float32
+    np.testing.assert_array_equal(actual, expected)
+    with np.errstate(invalid="ignore"):
+        products = vectors @ directions
+    products[:, -1] += 0 if addend is None else addend
+    products[np.isnan(products)] = 0
+    np.testing.assert_array_equal(actual, products.clip(-largest, largest))
+
+
+@pytest.mark.parametrize("module", [compiled, reference])
+def test_coordinates_refuses_what_does_not_fit(module):
+    vectors, directions = np.zeros((4, 3), "float32"), np.zeros((3, 2), "float32")
+    errors = (ValueError, tf.errors.InvalidArgumentError)
+    with pytest.raises(errors, match="vectors|`b`"):
+        module.coordinates(vectors, directions[:2])
+    for bad in (np.zeros(3, "float32"), np.zeros((4, 1), "float32")):
+        with pytest.raises(errors, match="`addend`"):
+            module.coordinates(vectors, directions, bad)
+
+
 @pytest.mark.parametrize(
     ("points", "tables", "cells", "width"),
     [(0, 1, 5, 2), (50, 2, 7, 3), (9, 3, 1, 4), (3000, 2, 300, 17)],
