@@ -95,9 +95,9 @@ class FullSoftmax(keras.losses.Loss):
 class SampledSoftmax(keras.Model):
     """`tf.nn.sampled_softmax_loss` for any number of labels a sample.
 
-    The samplers and the computation are those of the function; it wants equally many
-    labels of each sample. Without labels among the drawn classes: `compute_accidental
-    _hits`. Source: Jean et al. 2015.
+    The samplers and, where there is one label, the loss are those of the function,
+    which wants equally many labels of each sample; here they share the target alike.
+    Labels do not count among the drawn classes. Source: Jean et al. 2015.
     """
 
     def __init__(self, run: Run, features: int, frequencies: np.ndarray):
@@ -127,49 +127,57 @@ class SampledSoftmax(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, *_: Any, **__: Any
     ) -> tf.Tensor:
-        labels = tf.cast(y.flat_values, tf.int64)
-        samples = y.value_rowids()
-        ranks = tf.gather(self.rank_of, labels)[:, tf.newaxis]
+        ranks = tf.gather(self.rank_of, tf.cast(y.flat_values, tf.int64))
         draw = (
             tf.random.uniform_candidate_sampler
             if self.run.sampler == "uniform"
             else tf.random.log_uniform_candidate_sampler
         )
-        drawn, label_counts, counts = draw(
-            ranks, 1, self.run.active, unique=True, range_max=self.classes
+        drawn = draw(
+            ranks[:, tf.newaxis],
+            1,
+            self.run.active,
+            unique=True,
+            range_max=self.classes,
         )
-        ids = tf.gather(self.class_of, drawn)
+        return tf.reduce_mean(self.losses_of(y, y_pred, drawn))
 
-        def logits_of(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            rows = tf.nn.embedding_lookup(self.kernel.value, ids)
-            return rows, tf.nn.embedding_lookup(self.bias.value, ids)
+    def losses_of(self, y: tf.RaggedTensor, hidden: tf.Tensor, drawn: Any) -> tf.Tensor:
+        """The loss of each sample, `[batch]`.
 
-        rows, bias = logits_of(tf.concat([ids, labels], 0))
-        negatives, own = rows[: self.run.active], rows[self.run.active :]
-        logits = tf.matmul(y_pred, negatives, transpose_b=True)
-        logits += bias[: self.run.active]
-        of_labels = tf.reduce_sum(tf.gather(y_pred, samples) * own, 1)
-        of_labels += bias[self.run.active :]
+        Args:
+            y: labels, `[batch, None]`.
+            hidden: `[batch, hidden]`.
+            drawn: what a sampler of TensorFlow gives for the ranks of the labels:
+                drawn ranks, expected counts of the labels and of the drawn ones.
+        """
+        labels, samples = tf.cast(y.flat_values, tf.int64), y.value_rowids()
+        ranks, label_counts, counts = drawn
+        ids = tf.concat([tf.gather(self.class_of, ranks), labels], axis=0)
+        rows = tf.nn.embedding_lookup(self.kernel.value, ids)
+        bias = tf.nn.embedding_lookup(self.bias.value, ids)
+        number = self.run.active
+        logits = tf.matmul(hidden, rows[:number], transpose_b=True) + bias[:number]
+        of_labels = tf.reduce_sum(tf.gather(hidden, samples) * rows[number:], axis=1)
+        of_labels += bias[number:]
         if self.run.log_q != "none":
             logits -= tf.math.log(counts)
         if self.run.log_q == "all":
             of_labels -= tf.math.log(label_counts[:, 0])
         target = tf.math.segment_mean(of_labels, samples)
-        hits, at, _ = tf.nn.compute_accidental_hits(ranks, drawn, 1)
-        places = tf.stack([tf.gather(samples, hits), at], 1)
-        logits = tf.tensor_scatter_nd_update(
-            logits, places, tf.fill(tf.shape(at), -1e30)
+        label_ranks = tf.gather(self.rank_of, labels)[:, tf.newaxis]
+        hits, at, _ = tf.nn.compute_accidental_hits(label_ranks, ranks, 1)
+        places = tf.stack([tf.gather(samples, hits), at], axis=1)
+        nothing = tf.fill(tf.shape(at), logits.dtype.min)
+        logits = tf.tensor_scatter_nd_update(logits, places, nothing)
+        largest_ = tf.maximum(
+            tf.reduce_max(logits, axis=1), tf.math.segment_max(of_labels, samples)
         )
-        largest_ = tf.stop_gradient(
-            tf.maximum(
-                tf.reduce_max(logits, 1), tf.math.segment_max(of_labels, samples)
-            )
-        )
-        total = tf.reduce_sum(tf.exp(logits - largest_[:, tf.newaxis]), 1)
-        total += tf.math.segment_sum(
-            tf.exp(of_labels - tf.gather(largest_, samples)), samples
-        )
-        return tf.reduce_mean(tf.math.log(total) + largest_ - target)
+        largest_ = tf.stop_gradient(largest_)
+        total = tf.reduce_sum(tf.exp(logits - largest_[:, tf.newaxis]), axis=1)
+        of_labels -= tf.gather(largest_, samples)
+        total += tf.math.segment_sum(tf.exp(of_labels), samples)
+        return tf.math.log(total) + largest_ - target
 
 
 def _transposed_glorot(shape: Any, dtype: Any = None) -> Any:
