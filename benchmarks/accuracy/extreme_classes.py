@@ -113,7 +113,7 @@ def main() -> None:
         table,
         panels,
         "seconds of training, 2 threads",
-        "precision at 1",
+        "precision (at 1 in the plot)",
         to_scale=True,
     )
 
