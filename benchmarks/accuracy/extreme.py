@@ -49,8 +49,6 @@ class Run:
         hidden: ReLU units of the hidden layer.
         deviation: standard deviation of its initial weights.
         batch: samples a step.
-        oversample, explore: of "lsh", see `LSHDense`.
-        cells, rank: of its `KMeansCells`; None: as these choose.
     """
 
     data: str
@@ -65,10 +63,6 @@ class Run:
     hidden: int = 128
     deviation: float = 0.3
     batch: int = 128
-    oversample: float | None = None
-    explore: float = 0.0
-    rank: int | None = None
-    cells: int | None = None
 
     def __str__(self) -> str:
         fields = dataclasses.fields(self)
@@ -234,14 +228,9 @@ def make_model(run: Run, train: Any) -> keras.Model:
     if run.method != "lsh":
         selection = "random" if run.method == "uniform" else run.method
         settings = {"selection": selection, "inference": "exact"}
-    if run.rank or run.cells:
-        settings["hashing"] = keras_lsh.KMeansCells(run.cells, rank=run.rank)
-    if run.explore:
-        settings["explore"] = run.explore
     output = keras_lsh.LSHDense(
         train.labels,
         active=run.active,
-        oversample=run.oversample,
         output="sparse",
         force_labels=True,
         **settings,
