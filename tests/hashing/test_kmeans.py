@@ -524,11 +524,15 @@ class TestManyCells:
         assert found.mean() < 1.02 * distances.min(axis=1).mean()
 
     def test_large_cells_are_split(self):
+        # A third of the neurons are alike; the others are more than there are cells,
+        # and far from them, so that they would get every empty one.
+        kernel = self.kernel.copy()
+        kernel[:1000] *= np.float32(0.01)
         state = self.state | {"members": tf.zeros_like(self.state["members"])}
         for _ in range(10):
-            state |= self.family.refresh(self.kernel, None, state)
-        sizes = np.bincount(state["members"].numpy()[:, 0], minlength=self.cells)
-        assert sizes.max() < 40 and (sizes == 0).sum() < self.cells / 20
+            state |= self.family.refresh(kernel, None, state)
+        members = state["members"].numpy()[:, 0]
+        assert np.bincount(members[:1000], minlength=self.cells).max() < 200
 
 
 def test_what_a_layer_decides():
