@@ -3,6 +3,7 @@
 #ifndef CUSTOM_OPS_KERNELS_KERNEL_HELPERS_H_
 #define CUSTOM_OPS_KERNELS_KERNEL_HELPERS_H_
 
+#include <functional>
 #include <initializer_list>
 #include <mutex>
 #include <sstream>
@@ -13,7 +14,6 @@
 #include "custom_ops/core/status.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/platform/denormal.h"
-#include "tensorflow/core/util/work_sharder.h"
 
 namespace keras_lsh {
 
@@ -29,17 +29,21 @@ inline absl::Status ToTensorFlow(const Status& status) {
   return status.ok() ? absl::OkStatus() : Invalid(status.message());
 }
 
-// The device's own worker threads, as the core wants them. TensorFlow's threads
-// flush subnormal numbers to zero, a calling Python thread does not: do it in
-// both, so that results do not depend on which thread computes what.
+// The device's own worker threads, and the calling one, as the core wants them.
+// TensorFlow's threads flush subnormal numbers to zero, a calling Python thread
+// does not: do it in both, so that results do not depend on which thread
+// computes what.
 inline ParallelFor WorkerThreads(tensorflow::OpKernelContext* context) {
   const auto* workers = context->device()->tensorflow_cpu_worker_threads();
-  return [workers](int64_t total, int64_t cost_per_item, const RangeFn& fn) {
-    tensorflow::Shard(workers->num_threads, workers->workers, total,
-                      cost_per_item, [&fn](int64_t begin, int64_t end) {
-                        tensorflow::port::ScopedFlushDenormal flush;
-                        fn(begin, end);
-                      });
+  const ParallelFor shared = SharedWork(
+      workers->num_threads, [pool = workers->workers](std::function<void()> f) {
+        pool->Schedule(std::move(f));
+      });
+  return [shared](int64_t total, int64_t cost_per_item, const RangeFn& fn) {
+    shared(total, cost_per_item, [&fn](int64_t begin, int64_t end) {
+      tensorflow::port::ScopedFlushDenormal flush;
+      fn(begin, end);
+    });
   };
 }
 
