@@ -15,15 +15,19 @@ ProbeSequencer::ProbeSequencer(int bits, int tables)
       squares_(static_cast<size_t>(tables) * bits),
       flips_(static_cast<size_t>(tables) * bits) {}
 
-bool ProbeSequencer::After(const Perturbation& a, const Perturbation& b) {
-  return std::tie(a.cost, a.table, a.mask) > std::tie(b.cost, b.table, b.mask);
-}
+// A type, not a function: the heap's algorithms call it inline.
+struct ProbeSequencer::After {
+  bool operator()(const Perturbation& a, const Perturbation& b) const {
+    if (a.cost != b.cost) return a.cost > b.cost;
+    return std::tie(a.table, a.mask) > std::tie(b.table, b.mask);
+  }
+};
 
 void ProbeSequencer::Push(int32_t table, int32_t mask, int32_t highest,
                           float base) {
   const float cost = base + squares_[table * bits_ + highest];
   heap_.push_back({cost, base, table, mask, highest});
-  std::push_heap(heap_.begin(), heap_.end(), After);
+  std::push_heap(heap_.begin(), heap_.end(), After());
 }
 
 void ProbeSequencer::Run(const float* margins, int64_t count, int32_t* buckets,
@@ -64,7 +68,7 @@ void ProbeSequencer::Run(const float* margins, int64_t count, int32_t* buckets,
   // (shift) or the next position joins (expand). Both have a larger mask and
   // no smaller a cost, so the heap yields the documented order, ties included.
   while (written < count && !heap_.empty()) {
-    std::pop_heap(heap_.begin(), heap_.end(), After);
+    std::pop_heap(heap_.begin(), heap_.end(), After());
     const Perturbation top = heap_.back();
     heap_.pop_back();
 

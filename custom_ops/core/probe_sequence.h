@@ -44,7 +44,7 @@ class ProbeSequencer {
     int32_t mask;
     int32_t highest;
   };
-  static bool After(const Perturbation& a, const Perturbation& b);
+  struct After;
   void Push(int32_t table, int32_t mask, int32_t highest, float base);
 
   const int bits_;
