@@ -23,6 +23,7 @@ bool Centered(const float* row, const float* center, int64_t n, float largest,
   return usable;
 }
 
+constexpr int64_t kInputsAtOnce = 8;  // rows of a block of a product
 constexpr int64_t kPointsAtOnce = 256;
 constexpr int64_t kCentroidsAtOnce = 64;
 constexpr int64_t kPointsOfPiece = 4096;
@@ -319,25 +320,60 @@ Status CellMeans(const CellMembers& m, const ParallelFor& parallel_for,
   return Status();
 }
 
+void CellWorth(const CellQueries& q, const ParallelFor& parallel_for,
+               const VectorKernels& vector_kernels, float* worth) {
+  // Centroids side by side, so that a product goes along them.
+  std::vector<float> columns(q.rank * q.cells), offsets(q.cells);
+  for (int64_t c = 0; c < q.cells; ++c) {
+    const float* centroid = q.centroids + c * (q.rank + 1);
+    for (int64_t k = 0; k < q.rank; ++k) columns[k * q.cells + c] = centroid[k];
+    offsets[c] = centroid[q.rank];
+  }
+  const int64_t blocks = (q.batch + kInputsAtOnce - 1) / kInputsAtOnce;
+  parallel_for(
+      blocks, kInputsAtOnce * (q.input_dim + q.cells) * (q.rank / 8 + 2),
+      [&](int64_t begin, int64_t end) {
+        std::vector<float> centered(kInputsAtOnce * q.input_dim);
+        std::vector<float> coordinates(kInputsAtOnce * q.rank);
+        for (int64_t block = begin; block < end; ++block) {
+          const int64_t first = block * kInputsAtOnce;
+          const int64_t rows = std::min(kInputsAtOnce, q.batch - first);
+          const float* x = q.inputs + first * q.input_dim;
+          for (int64_t i = 0; i < rows; ++i) {
+            for (int64_t j = 0; j < q.input_dim; ++j) {
+              const int64_t at = i * q.input_dim + j;
+              centered[at] = x[at] - q.center[j];
+            }
+          }
+          vector_kernels.multiply(centered.data(), q.basis, rows, q.input_dim,
+                                  q.rank, coordinates.data());
+          for (int64_t i = 0; i < rows * q.rank; ++i) {
+            const float scale = q.scales[i % q.rank];
+            const float z = scale == 0.0f ? 0.0f : coordinates[i] / scale;
+            coordinates[i] = std::isnan(z)
+                                 ? 0.0f
+                                 : std::min(std::max(z, -q.largest), q.largest);
+          }
+          float* w = worth + first * q.cells;
+          vector_kernels.multiply(coordinates.data(), columns.data(), rows,
+                                  q.rank, q.cells, w);
+          for (int64_t i = 0; i < rows; ++i) {
+            for (int64_t c = 0; c < q.cells; ++c) {
+              w[i * q.cells + c] += offsets[c];
+            }
+          }
+        }
+      });
+}
+
 void RankCells(const float* worth, int64_t batch, int64_t cells,
-               const ParallelFor& parallel_for, int32_t* buckets,
+               const ParallelFor& parallel_for,
+               const VectorKernels& vector_kernels, int32_t* buckets,
                int32_t* weights) {
-  parallel_for(batch, 4 * cells, [&](int64_t begin, int64_t end) {
+  parallel_for(batch, cells, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
-      const float* w = worth + b * cells;
-      float least = w[0], most = w[0];
-      for (int64_t c = 1; c < cells; ++c) {
-        least = w[c] < least ? w[c] : least;
-        most = w[c] > most ? w[c] : most;
-      }
-      const float range = most - least;
-      for (int64_t c = 0; c < cells; ++c) {
-        const float share = (w[c] - least) / range;
-        // 0, too, for what is no number: no integer stands for NaN.
-        weights[b * cells + c] =
-            share > 0.0f ? 1 + static_cast<int32_t>(65535.0f * share) : 1;
-        buckets[b * cells + c] = static_cast<int32_t>(c);
-      }
+      vector_kernels.weigh(worth + b * cells, cells, weights + b * cells);
+      std::iota(buckets + b * cells, buckets + (b + 1) * cells, 0);
     }
   });
 }

@@ -9,6 +9,27 @@
 
 namespace keras_lsh {
 
+// Inputs, and the cells whose worth for them is asked.
+struct CellQueries {
+  const float* inputs;  // [batch, input_dim]
+  int64_t batch;
+  int64_t input_dim;
+  const float* center;  // [input_dim]
+  const float* basis;   // [input_dim, rank]
+  const float* scales;  // [rank]
+  int64_t rank;
+  float largest;           // what coordinates are cut to, on either side of 0
+  const float* centroids;  // [cells, rank + 1]
+  int64_t cells;
+};
+
+// The product of each centroid with (z, 1), the input's coordinates
+// z = basis' (x - center) / scales: 0 where a scale is 0 and for NaN.
+//
+//   worth   [batch, cells], written
+void CellWorth(const CellQueries& queries, const ParallelFor& parallel_for,
+               const VectorKernels& vector_kernels, float* worth);
+
 // All cells as buckets to look into, weighted by their worth:
 //   weights[b, c] = 1 + trunc(65535 * (worth[b, c] - least) / (most - least))
 // with the least and the largest worth of the sample; 1 where these are equal.
@@ -16,7 +37,8 @@ namespace keras_lsh {
 //   worth             [batch, cells], finite
 //   buckets, weights  [batch, cells], written
 void RankCells(const float* worth, int64_t batch, int64_t cells,
-               const ParallelFor& parallel_for, int32_t* buckets,
+               const ParallelFor& parallel_for,
+               const VectorKernels& vector_kernels, int32_t* buckets,
                int32_t* weights);
 
 // Points and the cells that they belong to: those with the nearest centroid.

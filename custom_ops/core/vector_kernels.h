@@ -55,6 +55,11 @@ struct VectorKernels {
   void (*keep_least)(float minuend, const float* values, int32_t id, int64_t n,
                      float* least, int32_t* ids);
 
+  // weights[i], linear in values[i] for i in [0, n): 1 for the least value,
+  // 65536 for the largest, truncated; 1 for what is no number and if all are
+  // equal.
+  void (*weigh)(const float* values, int64_t n, int32_t* weights);
+
   // One Adam step on n elements, in place.
   void (*adam_row)(const AdamRowStep& step, const float* gradient, int64_t n,
                    float* variable, float* momentum, float* velocity);

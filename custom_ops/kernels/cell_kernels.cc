@@ -1,4 +1,5 @@
-// LshNearestCells, LshCellMeans, LshRankCells and LshObserveInputs.
+// LshNearestCells, LshCellMeans, LshCellWorth, LshRankCells and
+// LshObserveInputs.
 #include <cstdint>
 #include <limits>
 
@@ -118,6 +119,51 @@ class CellMeansOp : public OpKernel {
   int64_t cells_;
 };
 
+class CellWorthOp : public OpKernel {
+ public:
+  explicit CellWorthOp(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("largest", &largest_));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &inputs = context->input(0), &center = context->input(1);
+    const Tensor &basis = context->input(2), &scales = context->input(3);
+    const Tensor& centroids = context->input(4);
+    OP_REQUIRES_OK(context, RequireRank(inputs, 2, "inputs"));
+    OP_REQUIRES_OK(context, RequireRank(basis, 2, "basis"));
+    OP_REQUIRES_OK(context, RequireRank(centroids, 2, "centroids"));
+    const int64_t input_dim = inputs.dim_size(1), rank = basis.dim_size(1);
+    OP_REQUIRES(
+        context,
+        center.shape() == TensorShape({input_dim}) &&
+            basis.dim_size(0) == input_dim &&
+            scales.shape() == TensorShape({rank}),
+        Invalid("`center` [input_dim], `basis` [input_dim, rank] and "
+                "`scales` [rank] must belong to `inputs`, of ",
+                input_dim, " columns. Received: shapes ",
+                center.shape().DebugString(), ", ", basis.shape().DebugString(),
+                " and ", scales.shape().DebugString()));
+    OP_REQUIRES(
+        context, centroids.dim_size(1) == rank + 1,
+        Invalid("`centroids` must have a column more than `basis`, ", rank + 1,
+                ". Received: shape=", centroids.shape().DebugString()));
+    Tensor* worth;
+    OP_REQUIRES_OK(
+        context,
+        AllocateOutput(context, 0, {inputs.dim_size(0), centroids.dim_size(0)},
+                       &worth));
+    CellWorth({inputs.flat<float>().data(), inputs.dim_size(0), input_dim,
+               center.flat<float>().data(), basis.flat<float>().data(),
+               scales.flat<float>().data(), rank, largest_,
+               centroids.flat<float>().data(), centroids.dim_size(0)},
+              WorkerThreads(context), GetVectorKernels(),
+              worth->flat<float>().data());
+  }
+
+ private:
+  float largest_;
+};
+
 class RankCellsOp : public OpKernel {
  public:
   using OpKernel::OpKernel;
@@ -137,8 +183,8 @@ class RankCellsOp : public OpKernel {
                    context->allocate_output(1, worth.shape(), &weights));
     if (worth.NumElements() == 0) return;
     RankCells(worth.flat<float>().data(), worth.dim_size(0), worth.dim_size(1),
-              WorkerThreads(context), buckets->flat<int32_t>().data(),
-              weights->flat<int32_t>().data());
+              WorkerThreads(context), GetVectorKernels(),
+              buckets->flat<int32_t>().data(), weights->flat<int32_t>().data());
   }
 };
 
@@ -204,6 +250,8 @@ REGISTER_KERNEL_BUILDER(Name("LshNearestCells").Device(tensorflow::DEVICE_CPU),
                         NearestCellsOp);
 REGISTER_KERNEL_BUILDER(Name("LshCellMeans").Device(tensorflow::DEVICE_CPU),
                         CellMeansOp);
+REGISTER_KERNEL_BUILDER(Name("LshCellWorth").Device(tensorflow::DEVICE_CPU),
+                        CellWorthOp);
 REGISTER_KERNEL_BUILDER(Name("LshRankCells").Device(tensorflow::DEVICE_CPU),
                         RankCellsOp);
 REGISTER_KERNEL_BUILDER(Name("LshObserveInputs").Device(tensorflow::DEVICE_CPU),

@@ -201,6 +201,42 @@ means: [tables, cells, width].
 sizes: [tables, cells].
 )doc");
 
+REGISTER_OP("LshCellWorth")
+    .Input("inputs: float")
+    .Input("center: float")
+    .Input("basis: float")
+    .Input("scales: float")
+    .Input("centroids: float")
+    .Output("worth: float")
+    .Attr("largest: float")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle inputs, center, basis, scales, centroids;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &inputs));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &center));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 2, &basis));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 1, &scales));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 2, &centroids));
+      DimensionHandle merged;
+      const DimensionHandle input_dim = c->Dim(inputs, 1);
+      TF_RETURN_IF_ERROR(c->Merge(input_dim, c->Dim(center, 0), &merged));
+      TF_RETURN_IF_ERROR(c->Merge(input_dim, c->Dim(basis, 0), &merged));
+      TF_RETURN_IF_ERROR(
+          c->Merge(c->Dim(basis, 1), c->Dim(scales, 0), &merged));
+      c->set_output(0, c->Matrix(c->Dim(inputs, 0), c->Dim(centroids, 0)));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Products of centroids with the coordinates of inputs, and a 1 after these.
+
+inputs: [batch, input_dim].
+center: [input_dim].
+basis: [input_dim, rank].
+scales: [rank]. Coordinates are basis' (x - center) / scales, 0 where these are 0.
+centroids: [cells, rank + 1].
+worth: [batch, cells].
+largest: what coordinates are cut to, on either side of 0; NaN becomes 0.
+)doc");
+
 REGISTER_OP("LshRankCells")
     .Input("worth: float")
     .Output("buckets: int32")

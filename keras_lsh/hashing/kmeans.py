@@ -197,9 +197,7 @@ class KMeansCells(HashFamily):
         centroids = as_float("centroids", state)
         tables = centroids.shape[0]
         centroids = tf.reshape(centroids, [-1, centroids.shape[-1]])
-        inputs = subspace.input_coordinates(inputs, state)
-        worth = ops.matmul(inputs, tf.transpose(centroids[:, :-1]))
-        worth += centroids[:, -1]
+        worth = subspace.worth_of_cells(inputs, centroids, state)
         cells = centroids.shape[0]
         probes = min(cells, tables * (self.probes or cells))
         if probes < cells:

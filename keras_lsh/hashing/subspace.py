@@ -139,6 +139,16 @@ def input_coordinates(inputs: tf.Tensor, state: State) -> tf.Tensor:
     return limited(tf.math.divide_no_nan(inputs, as_float("scales", state)))
 
 
+def worth_of_cells(inputs: tf.Tensor, centroids: tf.Tensor, state: State) -> tf.Tensor:
+    """Products of `(z, 1)` with centroids `[cells, rank + 1]`: `[batch, cells]`."""
+    return ops.cell_worth(
+        tf.cast(inputs, tf.float32),
+        *(as_float(name, state) for name in ("center", "basis", "scales")),
+        centroids,
+        _LARGEST_COORDINATE,
+    )
+
+
 def limited(coordinates: tf.Tensor) -> tf.Tensor:
     """Without NaN, and small enough for sums of products to be finite."""
     coordinates = tf.where(tf.math.is_nan(coordinates), 0.0, coordinates)

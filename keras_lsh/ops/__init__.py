@@ -31,6 +31,7 @@ __all__ = [
     "active_matmul",
     "build_tables",
     "cell_means",
+    "cell_worth",
     "coordinates",
     "data_checks",
     "hash_codes",
@@ -73,6 +74,7 @@ probe_sequence = _dispatch("probe_sequence")
 select_active = _dispatch("select_active")
 active_matmul = _dispatch("active_matmul")
 nearest_cells = _dispatch("nearest_cells")
+cell_worth = _dispatch("cell_worth")
 rank_cells = _dispatch("rank_cells")
 observe_inputs = _dispatch("observe_inputs")
 scatter_active = _dispatch("scatter_active")

@@ -131,6 +131,26 @@ def observation(
     return [inputs, vectors[0], basis, vectors[1], moments, count]
 
 
+def cell_queries(
+    inputs: Any, center: Any, basis: Any, scales: Any, centroids: Any
+) -> list[tf.Tensor]:
+    """What `cell_worth` receives, checked."""
+    inputs = as_tensor("inputs", inputs, tf.float32, 2)
+    basis = as_tensor("basis", basis, tf.float32, 2)
+    columns = f"to match inputs of shape {inputs.shape}"
+    require_shape("basis", basis, [inputs.shape[1], None], columns)
+    center = as_tensor("center", center, tf.float32, 1)
+    require_shape("center", center, inputs.shape[1:], columns)
+    scales = as_tensor("scales", scales, tf.float32, 1)
+    directions = f"to match a basis of shape {basis.shape}"
+    require_shape("scales", scales, basis.shape[1:], directions)
+    centroids = as_tensor("centroids", centroids, tf.float32, 2)
+    rank = basis.shape[1]
+    width = None if rank is None else rank + 1
+    require_shape("centroids", centroids, [None, width], directions)
+    return [inputs, center, basis, scales, centroids]
+
+
 def check_range(name: str, x: tf.Tensor, begin: int, end: Any) -> Any:
     """Asserts that all of `x` lies in [begin, end)."""
     message = f"`{name}` must lie in [{begin}, {end})."

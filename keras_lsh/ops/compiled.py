@@ -13,6 +13,7 @@ from keras_lsh.ops._checks import (
     MAX_INT32,
     as_tensor,
     as_weight,
+    cell_queries,
     observation,
     require,
     require_integer,
@@ -117,6 +118,18 @@ def cell_means(points: Any, members: Any, cells: int) -> tuple[tf.Tensor, tf.Ten
         cells=cells,
     )
     return means, sizes
+
+
+def cell_worth(
+    inputs: Any,
+    center: Any,
+    basis: Any,
+    scales: Any,
+    centroids: Any,
+    largest: float = math.inf,
+) -> tf.Tensor:
+    tensors = cell_queries(inputs, center, basis, scales, centroids)
+    return _ops().lsh_cell_worth(*tensors, largest=largest)
 
 
 def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:

@@ -25,6 +25,7 @@ from keras_lsh.ops._checks import (
     MAX_INT32,
     as_tensor,
     as_weight,
+    cell_queries,
     check_range,
     checked,
     data_checks,
@@ -390,6 +391,38 @@ def cell_means(points: Any, members: Any, cells: int) -> tuple[tf.Tensor, tf.Ten
     means = sums / tf.cast(tf.maximum(sizes, 1), tf.float32)[:, tf.newaxis]
     means = tf.reshape(means, [tables, cells, width])
     return means, tf.reshape(sizes, [tables, cells])
+
+
+def cell_worth(
+    inputs: Any,
+    center: Any,
+    basis: Any,
+    scales: Any,
+    centroids: Any,
+    largest: float = math.inf,
+) -> tf.Tensor:
+    """What each cell is worth to each input: the product of the two.
+
+    Args:
+        inputs: float32 `[batch, input_dim]`.
+        center: float32 `[input_dim]`.
+        basis: float32 `[input_dim, rank]`.
+        scales: float32 `[rank]`. An input's coordinates are
+            `z = basis' (x - center) / scales`, 0 where the scale is.
+        centroids: float32 `[cells, rank + 1]`; they are multiplied by `(z, 1)`.
+        largest: What `z` is cut to, on either side of 0. NaN becomes 0.
+
+    Returns:
+        float32 `[batch, cells]`.
+
+    Raises:
+        ValueError: If shapes or dtypes do not match.
+    """
+    tensors = cell_queries(inputs, center, basis, scales, centroids)
+    inputs, center, basis, scales, centroids = tensors
+    z = tf.math.divide_no_nan(matmul(inputs - center, basis), scales)
+    z = tf.clip_by_value(tf.where(tf.math.is_nan(z), 0.0, z), -largest, largest)
+    return matmul(z, tf.transpose(centroids[:, :-1])) + centroids[:, -1]
 
 
 def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:

@@ -28,6 +28,60 @@ def test_rank_cells_is_the_reference(batch, cells):
             np.testing.assert_array_equal(a, e)
 
 
+@pytest.mark.parametrize(
+    ("batch", "input_dim", "rank", "cells"),
+    [(0, 3, 2, 4), (1, 1, 1, 1), (7, 40, 16, 33), (130, 17, 5, 700)],
+)
+def test_cell_worth_is_the_reference(batch, input_dim, rank, cells):
+    rng = np.random.default_rng(1)
+
+    def integers(*shape):  # small: exact in any order of summation
+        return rng.integers(-3, 4, shape).astype("float32")
+
+    inputs, center, basis = (
+        integers(batch, input_dim),
+        integers(input_dim),
+        integers(input_dim, rank),
+    )
+    scales = 2.0 ** rng.integers(-2, 3, rank).astype("float32")
+    scales[-1] = 0
+    centroids = integers(cells, rank + 1)
+    inputs[:1] = np.nan
+    inputs[3:4] = np.inf
+    arrays = (inputs, center, basis, scales, centroids)
+    expected = reference.cell_worth(*arrays, 20.0)
+    traced = tf.function(compiled.cell_worth)
+    for actual in (compiled.cell_worth(*arrays, 20.0), traced(*arrays, 20.0)):
+        assert actual.dtype == tf.float32 and actual.shape == (batch, cells)
+        np.testing.assert_array_equal(actual, expected)
+    with np.errstate(invalid="ignore"):
+        z = (inputs - center) @ basis[:, :-1] / scales[:-1]
+    z[np.isnan(z)] = 0
+    z = np.pad(z.clip(-20, 20), [(0, 0), (0, 1)])
+    worth = z @ centroids[:, :-1].T + centroids[:, -1]
+    np.testing.assert_array_equal(expected, worth)
+
+
+@pytest.mark.parametrize("module", [compiled, reference])
+def test_cell_worth_refuses_what_does_not_fit(module):
+    good = [np.zeros(s, "float32") for s in ((4, 3), (3,), (3, 2), (2,), (5, 3))]
+    names = ["inputs|basis", "center", "basis", "scales", "centroids"]
+    for i, name in enumerate(names):
+        bad = list(good)
+        bad[i] = np.zeros([n + 1 for n in good[i].shape], "float32")
+        with pytest.raises(ValueError, match=name):
+            module.cell_worth(*bad)
+    # What a graph learns only when it runs.
+    unknown = [tf.TensorSpec([None] * array.ndim) for array in good]
+    if module is compiled:
+        traced = tf.function(module.cell_worth, input_signature=unknown)
+        traced(*good)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="centroids"):
+            traced(*good[:4], np.zeros((5, 2), "float32"))
+        with pytest.raises(tf.errors.InvalidArgumentError, match="center"):
+            traced(good[0], np.zeros(2, "float32"), *good[2:])
+
+
 @pytest.mark.parametrize("groups", [0, 1, 3, 100])
 @pytest.mark.parametrize(
     ("points", "tables", "cells", "width"),

@@ -15,9 +15,10 @@ using Ints = std::vector<int32_t>;
 using Floats = std::vector<float>;
 
 Ints Weights(const Floats& worth, int64_t batch, int64_t cells,
-             const ParallelFor& parallel_for) {
+             const ParallelFor& parallel_for = SerialFor,
+             const VectorKernels& kernels = GetVectorKernels()) {
   Ints buckets(worth.size(), -1), weights(worth.size(), -1);
-  RankCells(worth.data(), batch, cells, parallel_for, buckets.data(),
+  RankCells(worth.data(), batch, cells, parallel_for, kernels, buckets.data(),
             weights.data());
   for (size_t i = 0; i < buckets.size(); ++i) {
     CHECK_EQ(buckets[i], static_cast<int32_t>(i % cells));
@@ -34,15 +35,75 @@ TEST(WeightsByExample) {
   CHECK_EQ(Weights({}, 0, 5, SerialFor), Ints());
 }
 
+TEST(WhatIsNoNumberWeighsLeast) {
+  for (size_t at : {0, 3, 30, 39}) {
+    Floats worth = Random(2).Floats(40);
+    worth[at] = kNan;
+    const Ints weights = InEveryVariant(
+        [&](const VectorKernels& kernels, const ParallelFor& split) {
+          return Weights(worth, 1, 40, split, kernels);
+        });
+    CHECK_EQ(weights[at], 1);
+    const int32_t largest = *std::max_element(weights.begin(), weights.end());
+    CHECK_EQ(largest, at == 0 ? 1 : 65536);  // the first is compared with all
+  }
+}
+
+TEST(WorthIsAProductOfCoordinatesAndCentroids) {
+  Random random(4);
+  struct Shape {
+    int64_t batch, input_dim, rank, cells;
+  };
+  for (const Shape& s : {Shape{0, 4, 2, 3}, Shape{1, 1, 1, 1},
+                         Shape{9, 33, 5, 40}, Shape{21, 100, 17, 7}}) {
+    const Context context(s.batch, " inputs of ", s.input_dim);
+    const Floats inputs = random.Floats(s.batch * s.input_dim);
+    const Floats center = random.Floats(s.input_dim);
+    const Floats basis = random.Floats(s.input_dim * s.rank);
+    Floats scales = random.Floats(s.rank);
+    scales[0] = 0;
+    const Floats centroids = random.Floats(s.cells * (s.rank + 1));
+    const float largest = 3;
+    const Floats worth = InEveryVariant(
+        [&](const VectorKernels& kernels, const ParallelFor& split) {
+          Floats out(s.batch * s.cells, kNan);
+          CellWorth(
+              {inputs.data(), s.batch, s.input_dim, center.data(), basis.data(),
+               scales.data(), s.rank, largest, centroids.data(), s.cells},
+              split, kernels, out.data());
+          return out;
+        });
+    for (int64_t b = 0; b < s.batch; ++b) {
+      std::vector<double> z(s.rank + 1, 1.0);
+      for (int64_t k = 0; k < s.rank; ++k) {
+        double sum = 0;
+        for (int64_t j = 0; j < s.input_dim; ++j) {
+          sum += static_cast<double>(inputs[b * s.input_dim + j] - center[j]) *
+                 basis[j * s.rank + k];
+        }
+        z[k] =
+            scales[k] == 0 ? 0 : std::min(std::max(sum / scales[k], -3.0), 3.0);
+      }
+      for (int64_t c = 0; c < s.cells; ++c) {
+        double expected = 0;
+        for (int64_t k = 0; k <= s.rank; ++k) {
+          expected += z[k] * centroids[c * (s.rank + 1) + k];
+        }
+        CHECK_NEAR(worth[b * s.cells + c], expected, 1e-3);
+      }
+    }
+  }
+}
+
 TEST(WeightsFollowTheWorth) {
   Random random(1);
   for (int64_t cells : {2, 17, 200}) {
     const int64_t batch = 9;
     const Floats worth = random.Floats(batch * cells);
-    const Ints weights = Weights(worth, batch, cells, SerialFor);
-    for (const Split& split : Splits()) {
-      CHECK_EQ(Weights(worth, batch, cells, split.parallel_for), weights);
-    }
+    const Ints weights = InEveryVariant(
+        [&](const VectorKernels& kernels, const ParallelFor& split) {
+          return Weights(worth, batch, cells, split, kernels);
+        });
     for (int64_t b = 0; b < batch; ++b) {
       const float* w = worth.data() + b * cells;
       const double least = *std::min_element(w, w + cells);
