@@ -18,6 +18,7 @@ DATA = ("fashion_mnist", "mnist", "rectangles", "convex")
 SETTINGS = {
     "LSHDense": None,
     "1 candidate": 1.0,
+    "1.5 candidates": 1.5,
     "2 candidates": 2.0,
     "3 candidates": 3.0,
 }

@@ -24,6 +24,7 @@ bool Centered(const float* row, const float* center, int64_t n, float largest,
 }
 
 constexpr int64_t kInputsAtOnce = 8;  // rows of a block of a product
+constexpr int64_t kCellsAtOnce = 48;  // columns of one
 constexpr int64_t kPointsAtOnce = 256;
 constexpr int64_t kCentroidsAtOnce = 64;
 constexpr int64_t kPointsOfPiece = 4096;
@@ -320,46 +321,72 @@ Status CellMeans(const CellMembers& m, const ParallelFor& parallel_for,
   return Status();
 }
 
+namespace {
+
+// Writes the coordinates of the inputs in [first, last).
+void InputCoordinates(const CellQueries& q, int64_t first, int64_t last,
+                      const VectorKernels& vector_kernels,
+                      std::vector<float>* centered, float* coordinates) {
+  const int64_t rows = last - first;
+  const float* x = q.inputs + first * q.input_dim;
+  centered->resize(rows * q.input_dim);
+  for (int64_t i = 0; i < rows; ++i) {
+    float* row = centered->data() + i * q.input_dim;
+    for (int64_t j = 0; j < q.input_dim; ++j) {
+      row[j] = x[i * q.input_dim + j] - q.center[j];
+    }
+  }
+  float* z = coordinates + first * q.rank;
+  vector_kernels.multiply(centered->data(), q.basis, rows, q.input_dim, q.rank,
+                          z);
+  for (int64_t i = 0; i < rows * q.rank; ++i) {
+    const float scale = q.scales[i % q.rank];
+    const float scaled = scale == 0.0f ? 0.0f : z[i] / scale;
+    z[i] = std::isnan(scaled)
+               ? 0.0f
+               : std::min(std::max(scaled, -q.largest), q.largest);
+  }
+}
+
+}  // namespace
+
 void CellWorth(const CellQueries& q, const ParallelFor& parallel_for,
                const VectorKernels& vector_kernels, float* worth) {
-  // Centroids side by side, so that a product goes along them.
-  std::vector<float> columns(q.rank * q.cells), offsets(q.cells);
-  for (int64_t c = 0; c < q.cells; ++c) {
-    const float* centroid = q.centroids + c * (q.rank + 1);
-    for (int64_t k = 0; k < q.rank; ++k) columns[k * q.cells + c] = centroid[k];
-    offsets[c] = centroid[q.rank];
-  }
+  std::vector<float> coordinates(q.batch * q.rank);
   const int64_t blocks = (q.batch + kInputsAtOnce - 1) / kInputsAtOnce;
+  parallel_for(blocks, kInputsAtOnce * q.input_dim * (q.rank / 8 + 1),
+               [&](int64_t begin, int64_t end) {
+                 std::vector<float> centered;
+                 for (int64_t block = begin; block < end; ++block) {
+                   const int64_t first = block * kInputsAtOnce;
+                   InputCoordinates(
+                       q, first, std::min(first + kInputsAtOnce, q.batch),
+                       vector_kernels, &centered, coordinates.data());
+                 }
+               });
+  // A few centroids at a time, side by side so that a product goes along them.
+  const int64_t pieces = (q.cells + kCellsAtOnce - 1) / kCellsAtOnce;
   parallel_for(
-      blocks, kInputsAtOnce * (q.input_dim + q.cells) * (q.rank / 8 + 2),
+      pieces, kCellsAtOnce * q.rank * (1 + q.batch / 8),
       [&](int64_t begin, int64_t end) {
-        std::vector<float> centered(kInputsAtOnce * q.input_dim);
-        std::vector<float> coordinates(kInputsAtOnce * q.rank);
-        for (int64_t block = begin; block < end; ++block) {
-          const int64_t first = block * kInputsAtOnce;
-          const int64_t rows = std::min(kInputsAtOnce, q.batch - first);
-          const float* x = q.inputs + first * q.input_dim;
-          for (int64_t i = 0; i < rows; ++i) {
-            for (int64_t j = 0; j < q.input_dim; ++j) {
-              const int64_t at = i * q.input_dim + j;
-              centered[at] = x[at] - q.center[j];
+        std::vector<float> columns(q.rank * kCellsAtOnce);
+        std::vector<float> products(q.batch * kCellsAtOnce);
+        for (int64_t piece = begin; piece < end; ++piece) {
+          const int64_t first = piece * kCellsAtOnce;
+          const int64_t cells = std::min(kCellsAtOnce, q.cells - first);
+          const float* centroids = q.centroids + first * (q.rank + 1);
+          for (int64_t c = 0; c < cells; ++c) {
+            for (int64_t k = 0; k < q.rank; ++k) {
+              columns[k * cells + c] = centroids[c * (q.rank + 1) + k];
             }
           }
-          vector_kernels.multiply(centered.data(), q.basis, rows, q.input_dim,
-                                  q.rank, coordinates.data());
-          for (int64_t i = 0; i < rows * q.rank; ++i) {
-            const float scale = q.scales[i % q.rank];
-            const float z = scale == 0.0f ? 0.0f : coordinates[i] / scale;
-            coordinates[i] = std::isnan(z)
-                                 ? 0.0f
-                                 : std::min(std::max(z, -q.largest), q.largest);
-          }
-          float* w = worth + first * q.cells;
-          vector_kernels.multiply(coordinates.data(), columns.data(), rows,
-                                  q.rank, q.cells, w);
-          for (int64_t i = 0; i < rows; ++i) {
-            for (int64_t c = 0; c < q.cells; ++c) {
-              w[i * q.cells + c] += offsets[c];
+          vector_kernels.multiply(coordinates.data(), columns.data(), q.batch,
+                                  q.rank, cells, products.data());
+          for (int64_t b = 0; b < q.batch; ++b) {
+            float* out = worth + b * q.cells + first;
+            for (int64_t c = 0; c < cells; ++c) {
+              out[c] = products[b * cells + c] +
+                       centroids[c * (q.rank + 1) + q.rank];
             }
           }
         }
