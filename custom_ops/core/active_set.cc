@@ -10,7 +10,6 @@ namespace keras_lsh {
 namespace {
 
 constexpr int64_t kBins = 256;
-constexpr int32_t kWeightsPerBin = kMaxWeight / kBins;
 constexpr int32_t kLargestId = 2147483647;
 constexpr int64_t kModulus = 2147483647;  // 2^31 - 1, a prime
 
@@ -85,6 +84,7 @@ int32_t FillOrder::Next() {
 }
 
 ActiveSetSelector::ActiveSetSelector(const BucketTables& tables, int64_t active,
+                                     const VectorKernels& vector_kernels,
                                      ActiveSetScratch* scratch)
     : tables_(tables),
       active_(active),
@@ -93,7 +93,10 @@ ActiveSetSelector::ActiveSetSelector(const BucketTables& tables, int64_t active,
       touched_(scratch->touched),
       chosen_(scratch->chosen),
       keys_(scratch->keys),
-      bits_(scratch->bits) {
+      bits_(scratch->bits),
+      sizes_(scratch->sizes),
+      heavy_(scratch->heavy),
+      vector_kernels_(vector_kernels) {
   scores_.resize(tables.units, 0);
   touched_.resize(tables.units + 1);  // one place to spare for unneeded writes
   bits_.resize(tables.units / 64 + 1, 0);
@@ -109,8 +112,18 @@ Status ActiveSetSelector::Check(const ActiveSetQuery& query, int64_t i) const {
   return FindBucket(tables_, query.buckets[i], &begin, &end);
 }
 
+bool ActiveSetSelector::RanksAll(const ActiveSetQuery& query) const {
+  if (query.num_buckets != tables_.buckets) return false;
+  int32_t different = 0;  // in a form that compilers turn into vectors
+  for (int32_t i = 0; i < static_cast<int32_t>(query.num_buckets); ++i) {
+    different |= query.buckets[i] ^ i;
+  }
+  return different == 0;
+}
+
 bool ActiveSetSelector::ScoresAreWeights(const ActiveSetQuery& query) const {
   if (tables_.tables > 1) return false;
+  if (RanksAll(query)) return true;
   bool ascending = true;
   for (int64_t i = 1; i < query.num_buckets; ++i) {
     ascending &= query.buckets[i - 1] < query.buckets[i];
@@ -128,44 +141,75 @@ Status ActiveSetSelector::ChooseByWeight(const ActiveSetQuery& query) {
   return status;
 }
 
-Status ActiveSetSelector::CollectByWeight(const ActiveSetQuery& query) {
-  std::array<int32_t, kBins> sizes{};  // neurons by weight
+Status ActiveSetSelector::MeasureBuckets(const ActiveSetQuery& query) {
+  uint32_t too_large = 0;
   for (int64_t i = 0; i < query.num_buckets; ++i) {
-    const int32_t bucket = query.buckets[i], weight = query.weights[i];
-    const bool in_range = bucket >= 0 && bucket < tables_.buckets;
-    const int32_t* offset = tables_.offsets + (in_range ? bucket : 0);
-    if (!in_range || weight < 1 || weight > kMaxWeight || offset[0] < 0 ||
-        offset[1] < offset[0] || offset[1] > tables_.units) {
-      return Check(query, i);  // says what is wrong
-    }
-    sizes[(weight - 1) / kWeightsPerBin] += offset[1] - offset[0];
+    too_large |= (static_cast<uint32_t>(query.weights[i]) - 1) / kMaxWeight;
   }
-  // As if no neuron was forced, some of the first `active` may be.
-  int64_t room = active_, last_bin = kBins - 1;
-  while (last_bin > 0 && sizes[last_bin] < room) room -= sizes[last_bin--];
-  const bool forced = !chosen_.empty();
-  if (forced) room = active_ - static_cast<int64_t>(chosen_.size());
+  bool good = too_large == 0;
+  // As a rule samples rank all buckets of a table, and it is looked at once.
+  const bool all = RanksAll(query);
+  if (!all || !measured_all_) {
+    sizes_.resize(query.num_buckets);
+    const int32_t units = static_cast<int32_t>(tables_.units);
+    for (int64_t i = 0; i < query.num_buckets; ++i) {
+      const int32_t bucket = query.buckets[i];
+      const bool in_range = bucket >= 0 && bucket < tables_.buckets;
+      const int32_t* offset = tables_.offsets + (in_range ? bucket : 0);
+      sizes_[i] = static_cast<int32_t>(static_cast<uint32_t>(offset[1]) -
+                                       static_cast<uint32_t>(offset[0]));
+      good &= in_range & (offset[0] >= 0) & (offset[1] >= offset[0]) &
+              (offset[1] <= units);
+    }
+    measured_all_ = all && good;
+  }
+  for (int64_t i = 0; i < query.num_buckets && !good; ++i) {
+    Status status = Check(query, i);  // says what is wrong
+    if (!status.ok()) return status;
+  }
+  return Status();
+}
 
-  keys_.clear();
+Status ActiveSetSelector::CollectByWeight(const ActiveSetQuery& query) {
+  Status status = MeasureBuckets(query);
+  if (!status.ok()) return status;
+  // The weight at which there is no more room, as if no neuron was forced: some
+  // of the first `active` may be.
+  int32_t least = 1,
+          above = kMaxWeight + 1;  // fewer than `active` from `above`
+  while (above - least > 1) {
+    const int32_t middle = least + (above - least) / 2;
+    const int64_t count = vector_kernels_.count_from(
+        query.weights, sizes_.data(), query.num_buckets, middle);
+    if (count == active_) {
+      least = middle;
+      break;
+    }
+    (count > active_ ? least : above) = middle;
+  }
+  const bool forced = !chosen_.empty();
+
+  heavy_.resize(query.num_buckets + 1);  // one for unneeded writes
+  int64_t num_heavy = 0;
   for (int64_t i = 0; i < query.num_buckets; ++i) {
-    const int32_t weight = query.weights[i];
-    const int64_t bin = (weight - 1) / kWeightsPerBin;
-    if (bin < last_bin) continue;
-    const int32_t* offset = tables_.offsets + query.buckets[i];
+    heavy_[num_heavy] = static_cast<int32_t>(i);
+    num_heavy += query.weights[i] >= least;
+  }
+  keys_.clear();
+  for (int64_t h = 0; h < num_heavy; ++h) {
+    const int32_t weight = query.weights[heavy_[h]];
+    const int32_t* offset = tables_.offsets + query.buckets[heavy_[h]];
     for (int32_t place = offset[0]; place < offset[1]; ++place) {
       const int32_t id = tables_.ids[place];
       if (id < 0 || id >= tables_.units) return CorruptIds(id, tables_.units);
-      if (forced) {
-        if (scores_[id] == 0) {
-          keys_.push_back(int64_t{weight} << 31 | (kLargestId - id));
-        }
-      } else if (bin > last_bin) {
-        chosen_.push_back(id);
-      } else {
+      if (forced ? scores_[id] == 0 : weight < above) {
         keys_.push_back(int64_t{weight} << 31 | (kLargestId - id));
+      } else if (!forced) {
+        chosen_.push_back(id);
       }
     }
   }
+  const int64_t room = active_ - static_cast<int64_t>(chosen_.size());
   KeepLargestKeys(std::min<int64_t>(room, keys_.size()));
   return Status();
 }

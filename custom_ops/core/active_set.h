@@ -6,6 +6,7 @@
 
 #include "custom_ops/core/bucket_tables.h"
 #include "custom_ops/core/status.h"
+#include "custom_ops/core/vector_kernels.h"
 
 namespace keras_lsh {
 
@@ -64,6 +65,8 @@ struct ActiveSetScratch {
   std::vector<int32_t> chosen;
   std::vector<int64_t> keys;
   std::vector<uint64_t> bits;  // of a set of neurons, empty between calls
+  std::vector<int32_t> sizes;  // of the buckets
+  std::vector<int32_t> heavy;  // buckets worth looking into
 };
 
 // Chooses the active neurons of one sample after another. Use one object, with
@@ -77,6 +80,7 @@ class ActiveSetSelector {
  public:
   // active <= tables.units, units >= 1.
   ActiveSetSelector(const BucketTables& tables, int64_t active,
+                    const VectorKernels& vector_kernels,
                     ActiveSetScratch* scratch);
 
   // Writes the chosen ids [active], ascending, kNoId last. Errors if a bucket,
@@ -86,11 +90,15 @@ class ActiveSetSelector {
 
  private:
   Status Check(const ActiveSetQuery& query, int64_t i) const;
+  // Whether the buckets are those of all tables, in order.
+  bool RanksAll(const ActiveSetQuery& query) const;
   // In one table, buckets in ascending order share no neuron, and a neuron's
   // score is the weight of its bucket: as cells ranked by their worth are.
   bool ScoresAreWeights(const ActiveSetQuery& query) const;
   // For these, whatever their number: looks into the weightiest buckets only.
   Status ChooseByWeight(const ActiveSetQuery& query);
+  // Writes sizes_; errors if a bucket, offset or weight is out of range.
+  Status MeasureBuckets(const ActiveSetQuery& query);
   Status CollectByWeight(const ActiveSetQuery& query);
   // For all others: forced neurons, then scores, then the best of these.
   Status ChooseByScore(const ActiveSetQuery& query);
@@ -110,6 +118,10 @@ class ActiveSetSelector {
   std::vector<int32_t>& chosen_;
   std::vector<int64_t>& keys_;
   std::vector<uint64_t>& bits_;
+  std::vector<int32_t>& sizes_;
+  std::vector<int32_t>& heavy_;
+  bool measured_all_ = false;  // sizes_ are those of all buckets, in order
+  const VectorKernels& vector_kernels_;
 };
 
 }  // namespace keras_lsh

@@ -14,6 +14,7 @@ namespace {
 constexpr int32_t kUnused = std::numeric_limits<int32_t>::min();
 constexpr int32_t kLargest = std::numeric_limits<int32_t>::max();
 constexpr int32_t kForced = kLargest;
+constexpr int kValueHalvings = 16;
 
 // A number that is ordered as the values are, NaN being the largest, above
 // kUnused and below kForced.
@@ -25,10 +26,12 @@ int32_t RankingKey(float value) {
   return std::isnan(value) ? kForced - 1 : order;
 }
 
-int64_t CountFrom(const std::vector<int32_t>& keys, int32_t least) {
-  int32_t count = 0;
-  for (int32_t key : keys) count += key >= least;
-  return count;
+// The value that a key stands for.
+float RankedValue(int32_t key) {
+  const int32_t bits = key < 0 ? kUnused - key : key;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
 }
 
 // Which keys are among the `keep` largest: those of at least `key`, but of
@@ -38,21 +41,32 @@ struct Limit {
   int32_t id;
 };
 
-// Halves the range of keys until it is known where the `keep` largest end:
+// Narrows the range of keys until it is known where the `keep` largest end:
 // counting takes no branches, so that it is faster than any partial sort.
 Limit FindLimit(const int32_t* ids, const std::vector<int32_t>& keys,
-                int64_t keep) {
+                int64_t keep, const VectorKernels& vector_kernels) {
+  const auto count_from = [&](int32_t least) {
+    return vector_kernels.count_from(keys.data(), nullptr,
+                                     static_cast<int64_t>(keys.size()), least);
+  };
   const auto [least, largest] = std::minmax_element(keys.begin(), keys.end());
   // At least `keep` keys are >= low, fewer are >= high.
   int64_t low = *least, high = int64_t{*largest} + 1;
-  while (high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
-    const int64_t count = CountFrom(keys, static_cast<int32_t>(middle));
+  for (int i = 0; high - low > 1; ++i) {
+    int64_t middle = low + (high - low) / 2;
+    if (i < kValueHalvings) {
+      // Half-way between the values: they are spread more evenly than keys.
+      const float value = RankedValue(static_cast<int32_t>(low)) / 2 +
+                          RankedValue(static_cast<int32_t>(high - 1)) / 2;
+      const int64_t key = RankingKey(value);
+      if (key > low && key < high) middle = key;
+    }
+    const int64_t count = count_from(static_cast<int32_t>(middle));
     if (count == keep) return {static_cast<int32_t>(middle), kLargest};
     (count > keep ? low : high) = middle;
   }
   const int32_t key = static_cast<int32_t>(low);
-  const int64_t above = high > *largest ? 0 : CountFrom(keys, key + 1);
+  const int64_t above = high > *largest ? 0 : count_from(key + 1);
   std::vector<int32_t> equal;
   for (size_t s = 0; s < keys.size(); ++s) {
     if (keys[s] == key) equal.push_back(ids[s]);
@@ -79,7 +93,8 @@ void Force(const int32_t* ids, const int32_t* forced, int64_t num_forced,
 
 void KeepLargest(const ActiveIds& ids, const float* values,
                  const int32_t* forced, int64_t num_forced, int64_t keep,
-                 const ParallelFor& parallel_for, int32_t* kept_ids,
+                 const ParallelFor& parallel_for,
+                 const VectorKernels& vector_kernels, int32_t* kept_ids,
                  float* kept_values) {
   parallel_for(ids.batch, 16 * ids.active, [&](int64_t begin, int64_t end) {
     std::vector<int32_t> keys(ids.active);
@@ -96,7 +111,7 @@ void KeepLargest(const ActiveIds& ids, const float* values,
       }
       Limit limit = {kUnused + 1, kLargest};
       if (keep > 0 && keep < ids.active) {
-        const Limit found = FindLimit(id, keys, keep);
+        const Limit found = FindLimit(id, keys, keep, vector_kernels);
         if (found.key > kUnused) limit = found;
       }
       int64_t count = 0;

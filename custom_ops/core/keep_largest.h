@@ -5,6 +5,7 @@
 
 #include "custom_ops/core/neuron_samples.h"
 #include "custom_ops/core/parallel.h"
+#include "custom_ops/core/vector_kernels.h"
 
 namespace keras_lsh {
 
@@ -18,7 +19,8 @@ namespace keras_lsh {
 //   kept_ids, kept_values   [batch, keep], written; keep <= active
 void KeepLargest(const ActiveIds& ids, const float* values,
                  const int32_t* forced, int64_t num_forced, int64_t keep,
-                 const ParallelFor& parallel_for, int32_t* kept_ids,
+                 const ParallelFor& parallel_for,
+                 const VectorKernels& vector_kernels, int32_t* kept_ids,
                  float* kept_values);
 
 }  // namespace keras_lsh

@@ -55,6 +55,11 @@ struct VectorKernels {
   void (*keep_least)(float minuend, const float* values, int32_t id, int64_t n,
                      float* least, int32_t* ids);
 
+  // The sum of sizes[i], or with none the number, of the values of at least
+  // `least`, for i in [0, n). Less than 2^31.
+  int32_t (*count_from)(const int32_t* values, const int32_t* sizes, int64_t n,
+                        int32_t least);
+
   // weights[i], linear in values[i] for i in [0, n): 1 for the least value,
   // 65536 for the largest, truncated; 1 for what is no number and if all are
   // equal.

@@ -87,10 +87,11 @@ class ActiveMatmulOp : public OpKernel {
                                                    ids.shape(), &all_values));
     OP_REQUIRES_OK(context, context->allocate_output(1, kept_shape, &kept_ids));
     compute(all_values.flat<float>().data());
-    KeepLargest(
-        active, all_values.flat<float>().data(), forced.flat<int32_t>().data(),
-        forced.NumElements() > 0 ? forced.dim_size(1) : 0, keep, parallel_for,
-        kept_ids->flat<int32_t>().data(), values->flat<float>().data());
+    KeepLargest(active, all_values.flat<float>().data(),
+                forced.flat<int32_t>().data(),
+                forced.NumElements() > 0 ? forced.dim_size(1) : 0, keep,
+                parallel_for, GetVectorKernels(),
+                kept_ids->flat<int32_t>().data(), values->flat<float>().data());
   }
 
  private:

@@ -46,7 +46,7 @@ class SelectActiveOp : public OpKernel {
     FirstError error;
     WorkerThreads(context)(batch, cost, [&](int64_t begin, int64_t end) {
       ActiveSetScratch scratch = scratch_.Take();
-      ActiveSetSelector selector(tables, active_, &scratch);
+      ActiveSetSelector selector(tables, active_, GetVectorKernels(), &scratch);
       for (int64_t b = begin; b < end; ++b) {
         const ActiveSetQuery query = {bucket + b * probes,
                                       weight + b * probes,

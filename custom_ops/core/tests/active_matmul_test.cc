@@ -392,12 +392,13 @@ std::ostream& operator<<(std::ostream& out, const Kept& kept) {
 
 // `forced`: equally many of each sample.
 Kept Keep(const ActiveIds& ids, const Floats& values, const Ints& forced,
-          int64_t keep, const ParallelFor& parallel_for) {
+          int64_t keep, const ParallelFor& parallel_for,
+          const VectorKernels& kernels = GetVectorKernels()) {
   Kept kept = {Ints(ids.batch * keep, -77), Floats(ids.batch * keep, kNan)};
   const int64_t of_sample =
       ids.batch == 0 ? 0 : static_cast<int64_t>(forced.size()) / ids.batch;
   KeepLargest(ids, values.data(), forced.data(), of_sample, keep, parallel_for,
-              kept.ids.data(), kept.values.data());
+              kernels, kept.ids.data(), kept.values.data());
   return kept;
 }
 

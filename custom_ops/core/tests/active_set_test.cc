@@ -10,6 +10,7 @@
 
 #include "custom_ops/core/bucket_tables.h"
 #include "custom_ops/core/tests/check.h"
+#include "custom_ops/core/tests/variants.h"
 
 namespace keras_lsh {
 namespace testing {
@@ -216,7 +217,10 @@ TEST(RandomQueries) {
     const Tables tables(&random, units, 1 + random.Below(4),
                         1 + random.Below(20));
     const int64_t active = 1 + random.Below(units);
-    ActiveSetSelector selector(tables.view, active, &scratch);
+    const std::vector<SimdLevel> levels = Levels();
+    ActiveSetSelector selector(tables.view, active,
+                               GetVectorKernels(levels[repeat % levels.size()]),
+                               &scratch);
     for (int sample = 0; sample < 5; ++sample) {
       const Query query = RandomQuery(&random, tables.view, random.Below(20),
                                       random.Below(1 + active / 2));
@@ -237,7 +241,8 @@ TEST(ForcedUpToTheCap) {
     const Tables tables(&random, units, 2, 4);
     const int64_t active = 1 + random.Below(units);
     ActiveSetScratch scratch;
-    ActiveSetSelector selector(tables.view, active, &scratch);
+    ActiveSetSelector selector(tables.view, active, GetVectorKernels(),
+                               &scratch);
     const Query query =
         RandomQuery(&random, tables.view, 4, random.Below(2 * units));
     const Context context("repeat=", repeat, " units=", units,
@@ -259,7 +264,7 @@ TEST(NothingToLookInto) {
   Random random(3);
   const Tables tables(&random, 10, 2, 4);
   ActiveSetScratch scratch;
-  ActiveSetSelector selector(tables.view, 4, &scratch);
+  ActiveSetSelector selector(tables.view, 4, GetVectorKernels(), &scratch);
   CHECK_EQ(Select(&selector, {}, 4), (Ints{-1, -1, -1, -1}));
   // No pointers are needed where there is nothing.
   Ints ids(4);
@@ -279,7 +284,8 @@ TEST(AllUnitsActive) {
   for (int64_t units : {1, 2, 30}) {
     const Tables tables(&random, units, 1, 1);
     ActiveSetScratch scratch;
-    ActiveSetSelector selector(tables.view, units, &scratch);
+    ActiveSetSelector selector(tables.view, units, GetVectorKernels(),
+                               &scratch);
     Ints all(units);
     std::iota(all.begin(), all.end(), 0);
     Query one_bucket;
@@ -299,7 +305,7 @@ TEST(OfEqualScoresTheSmallerIdIsChosen) {
   Random random(5);
   const Tables tables(&random, 100, 1, 1);
   ActiveSetScratch scratch;
-  ActiveSetSelector selector(tables.view, 3, &scratch);
+  ActiveSetSelector selector(tables.view, 3, GetVectorKernels(), &scratch);
   Query query;
   query.buckets = {0};
   query.weights = {5};
@@ -313,7 +319,7 @@ TEST(LargestScores) {
   const Ints offsets = {0, 1, 2}, ids = {0, 1};
   const BucketTables tables = {offsets.data(), ids.data(), 1, 2, 2};
   ActiveSetScratch scratch;
-  ActiveSetSelector selector(tables, 1, &scratch);
+  ActiveSetSelector selector(tables, 1, GetVectorKernels(), &scratch);
   for (int32_t winner : {0, 1}) {
     Query query;
     query.buckets.assign(kMaxBuckets, winner);
@@ -334,7 +340,8 @@ TEST(CellsByWorth) {
     const Tables tables(&random, units, 1, buckets);
     for (int64_t active : {1, 5, 30, 90}) {
       ActiveSetScratch scratch;
-      ActiveSetSelector selector(tables.view, active, &scratch);
+      ActiveSetSelector selector(tables.view, active, GetVectorKernels(),
+                                 &scratch);
       for (int trial = 0; trial < 20; ++trial) {
         Query query;
         for (int32_t bucket = 0; bucket < buckets; ++bucket) {
@@ -370,7 +377,8 @@ TEST(ManyUnitsFewActive) {
   const Tables tables(&random, 200000, 1, 1 << 14);
   for (int64_t active : {1, 10, 100}) {
     ActiveSetScratch scratch;
-    ActiveSetSelector selector(tables.view, active, &scratch);
+    ActiveSetSelector selector(tables.view, active, GetVectorKernels(),
+                               &scratch);
     for (int sample = 0; sample < 3; ++sample) {
       Query query = RandomQuery(&random, tables.view, 3, 1);
       query.fill = sample > 0;
@@ -391,7 +399,8 @@ TEST(ThreadsWithScratchOfTheirOwn) {
   Ints ids(kSamples * kActive);
   const auto select = [&](int64_t begin, int64_t end) {
     ActiveSetScratch scratch;
-    ActiveSetSelector selector(tables.view, kActive, &scratch);
+    ActiveSetSelector selector(tables.view, kActive, GetVectorKernels(),
+                               &scratch);
     for (int64_t i = begin; i < end; ++i) {
       (void)selector.Select(queries[i].view(), ids.data() + i * kActive).ok();
     }
@@ -413,7 +422,7 @@ class ErrorCase {
   ErrorCase()
       : random_(8),
         tables_(&random_, kUnits, 2, 4),
-        selector_(tables_.view, kActive, &scratch_) {
+        selector_(tables_.view, kActive, GetVectorKernels(), &scratch_) {
     good_.buckets = {0, 1, 6, 1};
     good_.weights = {3, 1, 2, 65536};
     good_.forced = {4, -1, 29};
@@ -534,7 +543,7 @@ TEST(RepeatedIdsInCorruptTablesAreChosenOnce) {
   const Ints offsets = {0, 3, 5}, ids = {2, 2, 2, 1, 2};
   const BucketTables tables = {offsets.data(), ids.data(), 1, 2, 5};
   ActiveSetScratch scratch;
-  ActiveSetSelector selector(tables, 4, &scratch);
+  ActiveSetSelector selector(tables, 4, GetVectorKernels(), &scratch);
   Query query;
   query.buckets = {0, 1, 0};
   query.weights = {1, 1, 1};
