@@ -88,15 +88,20 @@ def main() -> None:
                 ),
             ]
         table.append(figures_)
-        if data in arguments.curve:
-            share = 100.0
-            if name != "Dense":
-                share = 100 * float(np.median([r["training"] for r in of_network]))
-            if name != "oracle":
-                panels.setdefault(data, {})[name] = {f"{share:.1f}": accuracies}
+        if data in arguments.curve and name not in ("Dense", "oracle"):
+            share = 100 * float(np.median([r["training"] for r in of_network]))
+            panels.setdefault(data, {})[share] = accuracies
+    # What a panel's curve lies between, whatever its multiplications.
     curves = {
-        data: {"accuracy": {k: v for part in parts.values() for k, v in part.items()}}
-        for data, parts in panels.items()
+        data: {"LSHDense": dict(sorted(points.items()))}
+        | {
+            name: {
+                share: [rows[r]["accuracy"] for r in networks[data, name]]
+                for share in sorted(points)
+            }
+            for name in ("Dense", "oracle")
+        }
+        for data, points in panels.items()
     }
     figures.write(
         arguments.rows,
@@ -114,6 +119,7 @@ def main() -> None:
         table,
         curves,
         "multiplications of training in the hidden layers, % of Dense's",
+        to_scale=True,
     )
 
 
