@@ -95,7 +95,7 @@ def plot(
         layout="constrained",
         squeeze=False,
     )
-    figure.suptitle(title)
+    figure.suptitle(title, wrap=True)
     for axis in axes.flat[len(panels) :]:
         axis.axis("off")
     for axis, (name, curves) in zip(axes.flat, panels.items(), strict=False):
