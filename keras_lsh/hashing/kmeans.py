@@ -253,8 +253,11 @@ def _centroids(neurons: tf.Tensor, members: tf.Tensor, shape: Any) -> tf.Tensor:
 
     def filled() -> tf.Tensor:
         """Empty cells get the neurons farthest from their centroids, in this order."""
-        own = tf.gather(centroids, tf.transpose(tf.maximum(members, 0)), batch_dims=1)
-        distances = tf.reduce_sum((neurons - own) ** 2, axis=-1)  # [tables, units]
+        tables = centroids.shape[0]
+        places = tf.maximum(members, 0) + cells * tf.range(tables)  # [units, tables]
+        own = tf.gather(tf.reshape(centroids, [tables * cells, -1]), places)
+        distances = tf.reduce_sum((neurons[:, tf.newaxis] - own) ** 2, axis=-1)
+        distances = tf.transpose(distances)  # [tables, units]
         far = tf.math.top_k(distances, min(cells, units)).indices
         place = tf.cumsum(tf.cast(empty, tf.int32), axis=-1, exclusive=True)
         far = tf.gather(far, place % min(cells, units), batch_dims=1)
