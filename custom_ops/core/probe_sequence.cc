@@ -2,45 +2,23 @@
 
 #include <algorithm>
 #include <limits>
-#include <tuple>
 
 #include "custom_ops/core/hash_codes.h"
 
 namespace keras_lsh {
 
-ProbeSequencer::ProbeSequencer(int bits, int tables)
+ProbeSequencer::ProbeSequencer(int bits, int tables,
+                               const VectorKernels& vector_kernels)
     : bits_(bits),
       tables_(tables),
+      probes_(vector_kernels),
       codes_(tables),
       squares_(static_cast<size_t>(tables) * bits),
-      flips_(static_cast<size_t>(tables) * bits) {}
+      flips_(static_cast<size_t>(tables) * bits),
+      set_costs_(1),
+      set_buckets_(1) {}
 
-// A type, not a function: the heap's algorithms call it inline.
-struct ProbeSequencer::After {
-  bool operator()(const Perturbation& a, const Perturbation& b) const {
-    if (a.cost != b.cost) return a.cost > b.cost;
-    return std::tie(a.table, a.mask) > std::tie(b.table, b.mask);
-  }
-};
-
-void ProbeSequencer::Push(int32_t table, int32_t mask, int32_t highest,
-                          float base) {
-  const float cost = base + squares_[table * bits_ + highest];
-  heap_.push_back({cost, base, table, mask, highest});
-  std::push_heap(heap_.begin(), heap_.end(), After());
-}
-
-void ProbeSequencer::Run(const float* margins, int64_t count, int32_t* buckets,
-                         float* costs) {
-  HashCodes(margins, 1, tables_, bits_, codes_.data());
-  int64_t written = 0;
-  for (int32_t table = 0; table < tables_ && written < count; ++table) {
-    buckets[written] = table << bits_ | codes_[table];
-    costs[written++] = 0.0f;
-  }
-  if (written == count) return;
-
-  heap_.clear();
+void ProbeSequencer::SortBits(const float* margins) {
   for (int32_t table = 0; table < tables_; ++table) {
     const float* margin = margins + table * bits_;
     float* squares = squares_.data() + table * bits_;
@@ -59,34 +37,56 @@ void ProbeSequencer::Run(const float* margins, int64_t count, int32_t* buckets,
         flips[at] = flips[at - 1];
       }
       squares[at] = square;
-      flips[at] = bit;
-    }
-    Push(table, 1, 0, 0.0f);
-  }
-
-  // Each set is reached once: from {..., h} either h moves up one position
-  // (shift) or the next position joins (expand). Both have a larger mask and
-  // no smaller a cost, so the heap yields the documented order, ties included.
-  while (written < count && !heap_.empty()) {
-    std::pop_heap(heap_.begin(), heap_.end(), After());
-    const Perturbation top = heap_.back();
-    heap_.pop_back();
-
-    const int32_t* flips = flips_.data() + top.table * bits_;
-    int32_t code = codes_[top.table];
-    for (int32_t position = 0; position <= top.highest; ++position) {
-      if (top.mask >> position & 1) code ^= 1 << flips[position];
-    }
-    buckets[written] = top.table << bits_ | code;
-    costs[written++] = top.cost;
-
-    const int32_t next = top.highest + 1;
-    if (next < bits_) {
-      const int32_t next_bit = 1 << next;
-      Push(top.table, top.mask ^ (next_bit | next_bit >> 1), next, top.base);
-      Push(top.table, top.mask | next_bit, next, top.cost);
+      flips[at] = 1 << bit;
     }
   }
+}
+
+void ProbeSequencer::List() {
+  for (int32_t table = 0; table < tables_; ++table) {
+    const float* squares = squares_.data() + table * bits_;
+    const int32_t* flips = flips_.data() + table * bits_;
+    set_costs_[0] = 0.0f;
+    set_buckets_[0] = table << bits_ | codes_[table];
+    int64_t sets = 1;
+    // Position by position, so that masks ascend. A set that is too dear with
+    // this position is so with any further one.
+    for (int32_t position = 0; position < bits_ && sets > 0; ++position) {
+      if (probes_.Overflows(sets)) return;
+      if (2 * sets + 1 > static_cast<int64_t>(set_costs_.size())) {
+        set_costs_.resize(4 * sets + 1);
+        set_buckets_.resize(4 * sets + 1);
+      }
+      float* costs = set_costs_.data();
+      int32_t* buckets = set_buckets_.data();
+      int64_t kept = 0;
+      for (int64_t i = 0; i < sets; ++i) {
+        const float cost = costs[i], joined = cost + squares[position];
+        const int32_t bucket = buckets[i], flipped = bucket ^ flips[position];
+        const bool wanted = probes_.Add(joined, flipped);
+        costs[kept] = cost;
+        buckets[kept] = bucket;
+        costs[sets + kept] = joined;
+        buckets[sets + kept] = flipped;
+        kept += wanted;
+      }
+      std::copy_n(costs + sets, kept, costs + kept);
+      std::copy_n(buckets + sets, kept, buckets + kept);
+      sets = 2 * kept;
+    }
+  }
+}
+
+void ProbeSequencer::Run(const float* margins, int64_t count, int32_t* buckets,
+                         float* costs) {
+  HashCodes(margins, 1, tables_, bits_, codes_.data());
+  for (int32_t table = 0; table < tables_; ++table) {
+    buckets[table] = table << bits_ | codes_[table];
+    costs[table] = 0.0f;
+  }
+  SortBits(margins);
+  probes_.Run(
+      count - tables_, [this] { List(); }, buckets + tables_, costs + tables_);
 }
 
 int32_t ProbeWeight(float cost) {

@@ -210,18 +210,18 @@ class ProbeSequenceOp : public OpKernel {
     const float* margin = margins.flat<float>().data();
     int32_t* bucket = buckets->flat<int32_t>().data();
     int32_t* weight = weights->flat<int32_t>().data();
-    WorkerThreads(context)(
-        batch, 100 * count + 100, [&](int64_t begin, int64_t end) {
-          ProbeSequencer sequencer(shape_.bits, shape_.tables);
-          std::vector<float> costs(count);
-          for (int64_t b = begin; b < end; ++b) {
-            sequencer.Run(margin + b * shape_.tables * shape_.bits, count,
-                          bucket + b * count, costs.data());
-            for (int64_t i = 0; i < count; ++i) {
-              weight[b * count + i] = ProbeWeight(costs[i]);
-            }
-          }
-        });
+    WorkerThreads(
+        context)(batch, 30 * count + 100, [&](int64_t begin, int64_t end) {
+      ProbeSequencer sequencer(shape_.bits, shape_.tables, GetVectorKernels());
+      std::vector<float> costs(count);
+      for (int64_t b = begin; b < end; ++b) {
+        sequencer.Run(margin + b * shape_.tables * shape_.bits, count,
+                      bucket + b * count, costs.data());
+        for (int64_t i = 0; i < count; ++i) {
+          weight[b * count + i] = ProbeWeight(costs[i]);
+        }
+      }
+    });
   }
 
  private:

@@ -138,13 +138,43 @@ REGISTER_OP("LshProbeSequence")
       return absl::OkStatus();
     })
     .Doc(R"doc(
-The buckets to look into, most promising first (Lv et al. 2007, multi-probe LSH).
+The buckets to look into (Lv et al. 2007, multi-probe LSH).
 
 margins: [batch, tables * bits].
 buckets: [batch, tables * probes], global numbers table * 2^bits + code: the
   initial bucket of each table, then the cheapest perturbations over all tables,
-  a cost being the sum of the squared margins of the flipped bits.
+  a cost being the sum of the squared margins of the flipped bits; these table by
+  table.
 weights: [batch, tables * probes], 65536 / (1 + cost), truncated.
+)doc");
+
+REGISTER_OP("LshProbeDigits")
+    .Input("scores: float")
+    .Output("buckets: int32")
+    .Output("weights: int32")
+    .Attr("probes: int >= 1")
+    .Attr("negatives: bool")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle scores;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &scores));
+      int64_t probes;
+      TF_RETURN_IF_ERROR(c->GetAttr("probes", &probes));
+      DimensionHandle count;
+      TF_RETURN_IF_ERROR(c->Multiply(c->Dim(scores, 1), probes, &count));
+      c->set_output(0, c->Matrix(c->Dim(scores, 0), count));
+      c->set_output(1, c->Matrix(c->Dim(scores, 0), count));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The buckets to look into, of codes whose digits are the values of largest score.
+
+scores: [batch, tables, functions, n], of the values of each digit, the first digit
+  being the most significant.
+buckets: [batch, tables * probes], global numbers table * values^functions + code: the
+  own bucket of each table, then the cheapest others of all tables, table by table. A
+  digit costs the square of how much its score is smaller than the largest.
+weights: [batch, tables * probes], 65536 / (1 + cost), truncated.
+negatives: whether there are 2 n values, the latter n with the negative scores.
 )doc");
 
 REGISTER_OP("LshNearestCells")

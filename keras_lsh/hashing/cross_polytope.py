@@ -7,10 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lsh import ops
 from keras_lsh._arguments import check_argument
 from keras_lsh.hashing._config import integer
+from keras_lsh.hashing.digits import packed
 from keras_lsh.hashing.family import State, as_float
-from keras_lsh.hashing.probing import cheapest_buckets, packed, squared_gaps
 from keras_lsh.hashing.vectors import VectorHash, Vectors
 
 MAX_DIM = 2**16
@@ -122,6 +123,7 @@ class CrossPolytope(VectorHash):
 
     def neuron_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
         scores = self._scores(self.neuron_vectors(kernel, bias, state), state)
+        scores = tf.concat([scores, -scores], axis=-1)
         values = tf.argmax(scores, axis=-1, output_type=tf.int32)
         return packed(values, 2 * self.dim)
 
@@ -129,7 +131,7 @@ class CrossPolytope(VectorHash):
         self, inputs: tf.Tensor, state: State
     ) -> tuple[tf.Tensor, tf.Tensor]:
         scores = self._scores(self.input_vectors(inputs, state), state)
-        return cheapest_buckets(squared_gaps(scores), self.probes)
+        return ops.probe_digits(scores, self.probes, negatives=True)
 
     def multiplications(self, input_dim: int) -> int:
         features = self._features(input_dim + 1 + self.extra_dims)
@@ -148,8 +150,9 @@ class CrossPolytope(VectorHash):
         return math.ceil(self.tables * self.functions * self.dim / features)
 
     def _scores(self, vectors: Vectors, state: State) -> tf.Tensor:
-        """`[n, tables, functions, 2 * dim]`: the products with the vertices.
+        """`[n, tables, functions, dim]`: the products with half of the vertices.
 
+        Those with the opposite ones are their negatives.
         Their mean square is 1 for vectors of unit length.
         """
         signs = as_float("signs", state)
@@ -166,8 +169,7 @@ class CrossPolytope(VectorHash):
             x = walsh_hadamard(x * signs[:, diagonal])
         x = tf.reshape(x, [-1, rotations * features])
         x = x[:, : self.tables * self.functions * self.dim]
-        x = tf.reshape(x, [-1, self.tables, self.functions, self.dim])
-        return tf.concat([x, -x], axis=-1)
+        return tf.reshape(x, [-1, self.tables, self.functions, self.dim])
 
 
 def walsh_hadamard(x: tf.Tensor) -> tf.Tensor:

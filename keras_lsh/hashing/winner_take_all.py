@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lsh import ops
 from keras_lsh.hashing._config import integer
+from keras_lsh.hashing.digits import packed
 from keras_lsh.hashing.family import State
-from keras_lsh.hashing.probing import cheapest_buckets, packed, squared_gaps
 from keras_lsh.hashing.vectors import VectorHash, Vectors
 
 # Bins that an empty bin asks for something to borrow.
@@ -99,7 +100,7 @@ class WTAHash(VectorHash):
         self, inputs: tf.Tensor, state: State
     ) -> tuple[tf.Tensor, tf.Tensor]:
         scores = self._scores(self.input_vectors(inputs, state), state)
-        return cheapest_buckets(squared_gaps(scores), self.probes)
+        return ops.probe_digits(scores, self.probes)
 
     def multiplications(self, input_dim: int) -> int:
         del input_dim

@@ -40,6 +40,7 @@ __all__ = [
     "matmul",
     "nearest_cells",
     "observe_inputs",
+    "probe_digits",
     "probe_sequence",
     "rank_cells",
     "reference_ops",
@@ -70,6 +71,7 @@ coordinates = _dispatch("coordinates")
 hash_codes = _dispatch("hash_codes")
 build_tables = _dispatch("build_tables")
 cell_means = _dispatch("cell_means")
+probe_digits = _dispatch("probe_digits")
 probe_sequence = _dispatch("probe_sequence")
 select_active = _dispatch("select_active")
 active_matmul = _dispatch("active_matmul")

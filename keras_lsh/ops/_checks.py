@@ -151,6 +151,18 @@ def cell_queries(
     return [inputs, center, basis, scales, centroids]
 
 
+def digit_codes(scores: tf.Tensor, probes: int, negatives: bool) -> int:
+    """The codes of a table, after a check of the arguments of `probe_digits`."""
+    _, tables, functions, values = scores.shape
+    expected = "shape (batch, tables, functions, values), known and not empty"
+    require(bool(tables and functions and values), "scores", expected, scores.shape)
+    codes = (values * (2 if negatives else 1)) ** functions
+    expected = f"tables * values**functions to be at most {MAX_INT32}"
+    require(tables * codes <= MAX_INT32, "scores", expected, scores.shape)
+    require_integer("probes", probes, 1, codes, f"an integer from 1 to {codes}")
+    return codes
+
+
 def check_range(name: str, x: tf.Tensor, begin: int, end: Any) -> Any:
     """Asserts that all of `x` lies in [begin, end)."""
     message = f"`{name}` must lie in [{begin}, {end})."

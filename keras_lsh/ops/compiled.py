@@ -14,6 +14,7 @@ from keras_lsh.ops._checks import (
     as_tensor,
     as_weight,
     cell_queries,
+    digit_codes,
     observation,
     require,
     require_integer,
@@ -66,6 +67,17 @@ def probe_sequence(
     require_integer("probes", probes, 1, 2**bits, f"an integer from 1 to {2**bits}")
     buckets, weights = _ops().lsh_probe_sequence(
         margins, tables=tables, bits=bits, probes=probes
+    )
+    return buckets, weights
+
+
+def probe_digits(
+    scores: Any, probes: int, negatives: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
+    scores = as_tensor("scores", scores, tf.float32, 4)
+    digit_codes(scores, probes, negatives)
+    buckets, weights = _ops().lsh_probe_digits(
+        scores, probes=probes, negatives=negatives
     )
     return buckets, weights
 

@@ -29,6 +29,7 @@ from keras_lsh.ops._checks import (
     check_range,
     checked,
     data_checks,
+    digit_codes,
     observation,
     require,
     require_integer,
@@ -44,6 +45,7 @@ __all__ = [
     "hash_codes",
     "matmul",
     "observe_inputs",
+    "probe_digits",
     "probe_sequence",
     "rank_cells",
     "row_adam",
@@ -58,6 +60,7 @@ MAX_PROBED_BUCKETS = 32767  # their weights, each at most 2**16, sum up in int32
 NO_ID = -1
 
 _MODULUS = 2**31 - 1
+_MOST_DIGIT_COST = 1e9
 _FLOAT_MAX = np.finfo(np.float32).max
 _FLOAT_MIN = np.finfo(np.float32).tiny  # the smallest that is not subnormal
 
@@ -160,17 +163,17 @@ def build_tables(codes: Any, buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
 def probe_sequence(
     margins: Any, tables: int, bits: int, probes: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Which buckets to look into, most promising first.
+    """Which buckets to look into.
 
     Query-directed multi-probe (Lv et al. 2007, "Multi-Probe LSH: Efficient Indexing for
     High-Dimensional Similarity Search", section 4.4), over all tables at once. Flipping
     some bits of a code costs the sum of their squared margins.
 
-    Order: first the initial bucket of each table, in table order (cost 0); then by
-    (cost, table, mask) ascending, where the bits of a table are sorted by (margin**2,
-    bit) and `mask` is the set of flipped positions in that sorting, as a number. A cost
-    is summed in float32 from the lowest position to the highest. A squared margin that
-    is NaN or infinite counts as the largest float32.
+    Chosen are the initial bucket of each table, in table order (cost 0), and the first
+    others by (cost, table, mask), where the bits of a table are sorted by (margin**2,
+    bit) and `mask` is the set of flipped positions in that sorting, as a number. These
+    come by (table, mask). A cost is summed in float32 from the lowest position to the
+    highest. A squared margin that is NaN or infinite counts as the largest float32.
 
     Args:
         margins: float32 `[batch, tables * bits]`.
@@ -213,6 +216,8 @@ def probe_sequence(
     keys = (keys // masks * tables + table) * masks + keys % masks  # cost, table, mask
     keys = tf.reshape(keys, [tf.shape(margins)[0], tables * (wanted - 1)])
     keys = tf.sort(keys, axis=-1)[:, : tables * (probes - 1)]
+    order = tf.argsort(keys % (tables * masks), axis=-1)  # table, mask
+    keys = tf.gather(keys, order, batch_dims=1)
     cost = _float_from_bits(keys // masks // tables)
     table = keys // masks % tables
     is_flipped = keys[..., tf.newaxis] // 2**bit % 2
@@ -222,10 +227,87 @@ def probe_sequence(
 
     first = initial + tf.range(tables) * masks
     further = code + tf.cast(table, tf.int32) * masks
-    weight = tf.maximum(tf.cast(65536.0 / (1.0 + cost), tf.int32), 1)
-    buckets = tf.concat([first, further], axis=1)
-    weights = tf.concat([tf.fill(tf.shape(first), 65536), weight], axis=1)
-    return buckets, weights
+    return tf.concat([first, further], axis=1), _probe_weights(first, cost)
+
+
+def probe_digits(
+    scores: Any, probes: int, negatives: bool = False
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Which buckets to look into, where codes have digits of several values.
+
+    What `probe_sequence` does for bits. A digit of a table's code is the value whose
+    score is the largest; another value costs the square of how much its score is
+    smaller. A square that is NaN, or not below 1e9, counts as 1e9.
+
+    Values are sorted by (cost, value), and the first of them costs nothing in any case.
+    The cost of a code is the sum of those of its digits, in float32, from the first to
+    the last. Chosen are each table's own bucket, of the first values, in table order,
+    and the first others by (cost, table, places), where `places` are those of the
+    digits in their sortings, as a number. These come by (table, places).
+
+    Args:
+        scores: float32 `[batch, tables, functions, n]`, known but for the batch. The
+            first function's digit is the most significant one.
+        probes: Buckets to look into per table, on average; from 1 to
+            `values**functions`.
+        negatives: Whether there are `2 * n` values, the latter `n` with the negative
+            scores of the others; otherwise `n`.
+
+    Returns:
+        `(buckets, weights)`, int32 `[batch, tables * probes]` each: global bucket
+        numbers `table * values**functions + code`, and what a collision there is worth,
+        `65536 / (1 + cost)`, truncated, at least 1.
+    """
+    scores = as_tensor("scores", scores, tf.float32, 4)
+    codes = digit_codes(scores, probes, negatives)
+    if negatives:
+        scores = tf.concat([scores, -scores], axis=-1)
+    _, tables, functions, values = scores.shape
+    batch = tf.shape(scores)[0]
+    numbers = tf.where(tf.math.is_nan(scores), -math.inf, scores)
+    gaps = tf.reduce_max(numbers, axis=-1, keepdims=True) - scores
+    squares = gaps * gaps
+    squares = tf.where(squares < _MOST_DIGIT_COST, squares, _MOST_DIGIT_COST)
+    squares = tf.where(squares < _FLOAT_MIN, 0.0, squares)
+    by_cost = tf.range(values, dtype=tf.int64)
+    by_cost = tf.sort(_float_bits(squares) * values + by_cost, axis=-1)
+    costs = _float_from_bits(by_cost // values)
+    costs = tf.where(tf.range(values) > 0, costs, 0.0)
+    value_at = tf.cast(by_cost % values, tf.int32)
+
+    # All places of a table as keys (cost, places). Codes that go on as the first
+    # `wanted` beginnings do, with the first values, precede any that begins otherwise.
+    wanted = min(codes, tables * (probes - 1) + 1)
+    keys = tf.zeros_like(by_cost[:, :, 0, :1])
+    for function in range(functions):
+        cost = _float_from_bits(keys // codes)[..., tf.newaxis]
+        cost += costs[:, :, function, tf.newaxis]
+        places = (keys % codes * values)[..., tf.newaxis] + tf.range(
+            values, dtype=tf.int64
+        )
+        size = keys.shape[-1] * values
+        keys = tf.reshape(_float_bits(cost) * codes + places, [batch, tables, size])
+        keys = tf.sort(keys, axis=-1)[..., :wanted]
+    keys = keys[..., 1:]  # without the own bucket
+
+    table = tf.range(tables, dtype=tf.int64)[:, tf.newaxis]
+    keys = (keys // codes * tables + table) * codes + keys % codes
+    keys = tf.reshape(keys, [batch, tables * (wanted - 1)])
+    keys = tf.sort(keys, axis=-1)[:, : tables * (probes - 1)]
+    order = tf.argsort(keys % (tables * codes), axis=-1)  # table, places
+    keys = tf.gather(keys, order, batch_dims=1)
+    cost = _float_from_bits(keys // codes // tables)
+    table = tf.cast(keys // codes % tables, tf.int32)
+    places = tf.cast(keys % codes, tf.int32)
+
+    first, further = codes * tf.range(tables), codes * table
+    for function in range(functions):
+        weight = values ** (functions - 1 - function)
+        first += weight * value_at[:, :, function, 0]
+        digit = (table * functions + function) * values + places // weight % values
+        flat = tf.reshape(value_at, [batch, tables * functions * values])
+        further += weight * tf.gather(flat, digit, batch_dims=1)
+    return tf.concat([first, further], axis=1), _probe_weights(first, cost)
 
 
 def select_active(
@@ -835,6 +917,12 @@ def _active_values(
         values += _take(tf.gather(bias, rows), row)
     values = tf.scatter_nd(places, values, tf.shape(ids, tf.int64))
     return tf.ensure_shape(values, ids.shape)
+
+
+def _probe_weights(own: tf.Tensor, costs: tf.Tensor) -> tf.Tensor:
+    """What collisions are worth, in one's own buckets and in others of such costs."""
+    worth = tf.maximum(tf.cast(65536.0 / (1.0 + costs), tf.int32), 1)
+    return tf.concat([tf.fill(tf.shape(own), 65536), worth], axis=1)
 
 
 def _chosen_rows(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

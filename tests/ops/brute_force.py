@@ -55,9 +55,43 @@ def probe_sequence(margins, tables, bits, probes):
                         code ^= 1 << order[position]
                     perturbations.append((cost, t, mask, code))
         initial = [(np.float32(0), t, 0, codes[i, t]) for t in range(tables)]
-        sequence = initial + sorted(perturbations)
-        for p, (cost, t, _, code) in enumerate(sequence[: tables * probes]):
+        chosen = sorted(perturbations)[: tables * (probes - 1)]
+        sequence = initial + sorted(chosen, key=lambda probe: probe[1:3])
+        for p, (cost, t, _, code) in enumerate(sequence):
             buckets[i, p] = t * 2**bits + code
+            weights[i, p] = max(1, int(np.float32(65536) / (np.float32(1) + cost)))
+    return buckets, weights
+
+
+def probe_digits(scores, probes, negatives):
+    if negatives:
+        scores = np.concatenate([scores, -scores], axis=-1)
+    batch, tables, functions, values = scores.shape
+    shape = batch, tables * probes
+    buckets, weights = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for i in range(batch):
+        own, others = [], []
+        for t in range(tables):
+            digits = []  # of each function, (cost, value) by place
+            for of_value in scores[i, t]:
+                largest = np.fmax.reduce(of_value)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    squares = (largest - of_value) ** 2
+                squares = np.where(squares < 1e9, squares, np.float32(1e9))
+                squares = np.where(squares < FLOAT.tiny, np.float32(0), squares)
+                ordered = sorted(zip(squares, range(values), strict=True))
+                digits.append([(np.float32(0), ordered[0][1]), *ordered[1:]])
+            for places in itertools.product(range(values), repeat=functions):
+                cost, code = np.float32(0), 0
+                for of_place, place in zip(digits, places, strict=True):
+                    cost = cost + of_place[place][0]
+                    code = code * values + of_place[place][1]
+                probe = cost, t, places, t * values**functions + code
+                (others if any(places) else own).append(probe)
+        chosen = sorted(others)[: tables * (probes - 1)]
+        sequence = own + sorted(chosen, key=lambda probe: probe[1:3])
+        for p, (cost, _, _, bucket) in enumerate(sequence):
+            buckets[i, p] = bucket
             weights[i, p] = max(1, int(np.float32(65536) / (np.float32(1) + cost)))
     return buckets, weights
 

@@ -36,6 +36,10 @@ GOOD = {
         "bits": 3,
         "probes": 4,
     },
+    "probe_digits": {
+        "scores": RNG.standard_normal([4, 2, 2, 3]).astype(np.float32),
+        "probes": 4,
+    },
     "select_active": {
         "buckets": RNG.integers(0, 24, [4, 6], np.int32),
         "weights": RNG.integers(1, 65537, [4, 6], np.int32),
@@ -83,6 +87,12 @@ ARGUMENTS = [
     ("build_tables", {"buckets": 0}, "buckets"),
     ("build_tables", {"buckets": 2**31}, "buckets"),
     ("build_tables", {"buckets": 2**70}, "buckets"),
+    ("probe_digits", {"probes": 0}, "probes"),
+    ("probe_digits", {"probes": 10}, "probes"),
+    ("probe_digits", {"probes": 2.5}, "probes"),
+    ("probe_digits", {"scores": FLOATS}, "scores"),
+    ("probe_digits", {"scores": np.zeros([4, 2, 0, 3], np.float32)}, "scores"),
+    ("probe_digits", {"scores": np.zeros([4, 2, 40, 3], np.float32)}, "scores"),
     ("probe_sequence", {"tables": -1}, "tables"),
     ("probe_sequence", {"bits": 21}, "bits"),
     ("probe_sequence", {"probes": 0}, "probes"),
@@ -503,6 +513,8 @@ TOO_LARGE = {
         gradient=tf.zeros([2**40, 0]), ids=tf.zeros([2**40, 0], tf.int32),
         kernel=tf.zeros([0, 2**40])""",
     "lsh_probe_sequence": "margins=tf.zeros([2, 3]), tables=2**31, bits=3, probes=1",
+    "lsh_probe_digits": """
+        scores=tf.zeros([0, 2**15, 1, 2**16]), probes=1, negatives=True""",
     "lsh_matmul": "a=tf.zeros([2**40, 0]), b=tf.zeros([0, 2**40])",
     "lsh_hash_codes": "margins=tf.zeros([2, 64]), tables=1, bits=64",
 }

@@ -143,6 +143,44 @@ def test_probe_sequence_of_twenty_bits(kind):
     )
 
 
+@pytest.mark.parametrize("kind", ["normal", "ties", "odd"])
+@pytest.mark.parametrize(
+    ("batch", "tables", "functions", "n", "probes", "negatives"),
+    [
+        (4, 3, 1, 5, 3, False),
+        (3, 2, 3, 4, 7, False),
+        (3, 4, 2, 3, 9, False),  # every bucket
+        (3, 3, 2, 4, 1, True),  # each table's own
+        (3, 5, 2, 4, 20, True),
+        (2, 1, 4, 2, 30, True),
+        (2, 2, 1, 1, 2, True),
+        (2, 3, 2, 1, 1, False),
+        (0, 2, 2, 3, 4, False),
+    ],
+)
+def test_probe_digits(run, batch, tables, functions, n, probes, negatives, kind):
+    shape = batch, tables, functions, n
+    scores = random_margins(np.random.default_rng(4), shape, kind)
+    actual = run(lambda s: compiled.probe_digits(s, probes, negatives), scores)
+    assert_identical(
+        actual,
+        brute_force.probe_digits(scores, probes, negatives),
+        reference.probe_digits(scores, probes, negatives),
+    )
+
+
+def test_probe_digits_of_many_values():
+    # Too many codes for brute force.
+    rng = np.random.default_rng(5)
+    scores = rng.standard_normal([5, 3, 2, 100]).astype(np.float32)
+    assert_identical(
+        compiled.probe_digits(scores, 200, True),
+        reference.probe_digits(scores, 200, True),
+    )
+    ties = np.zeros([2, 3, 3, 40], np.float32)  # all codes cost the same
+    assert_identical(compiled.probe_digits(ties, 50), reference.probe_digits(ties, 50))
+
+
 class SelectCase:
     """Random arguments of select_active."""
 

@@ -64,6 +64,8 @@ record("hash_codes", codes)
 record("build_tables", offsets, table_ids)
 record("probe_sequence", buckets, weights)
 record("select_active", ids)
+digit_scores = margins.reshape([batch, tables, 2, bits // 2])
+record("probe_digits", *ops.probe_digits(digit_scores, 12, negatives=True))
 
 kernel, bias = tf.Variable(kernel), tf.Variable(bias)
 x = tf.Variable(inputs)

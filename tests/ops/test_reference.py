@@ -86,6 +86,28 @@ def test_probe_sequence(run, batch, tables, bits, probes, kind):
     assert_identical(actual, expected)
 
 
+@pytest.mark.parametrize("kind", ["normal", "ties", "odd"])
+@pytest.mark.parametrize(
+    ("batch", "tables", "functions", "n", "probes", "negatives"),
+    [
+        (4, 3, 1, 5, 3, False),
+        (3, 2, 3, 4, 7, False),
+        (3, 4, 2, 3, 9, False),  # every bucket
+        (3, 3, 2, 4, 1, True),  # each table's own
+        (3, 5, 2, 4, 20, True),
+        (2, 1, 4, 2, 30, True),
+        (2, 2, 1, 1, 2, True),
+        (2, 3, 2, 1, 1, False),
+        (0, 2, 2, 3, 4, False),
+    ],
+)
+def test_probe_digits(run, batch, tables, functions, n, probes, negatives, kind):
+    shape = batch, tables, functions, n
+    scores = random_margins(np.random.default_rng(4), shape, kind)
+    actual = run(lambda s: reference.probe_digits(s, probes, negatives), scores)
+    assert_identical(actual, brute_force.probe_digits(scores, probes, negatives))
+
+
 def test_probe_sequence_of_an_empty_batch(run):
     margins = np.zeros([0, 6], np.float32)
     buckets, weights = run(lambda m: reference.probe_sequence(m, 2, 3, 4), margins)

@@ -84,8 +84,13 @@ void CheckSequence(ProbeSequencer* sequencer, const std::vector<float>& margins,
   const Context context("tables=", tables, " bits=", bits, " count=", count);
   std::vector<int32_t> buckets;
   std::vector<float> costs;
-  for (const Probe& probe : SortedProbes(margins, tables, bits, positions)) {
-    if (static_cast<int64_t>(buckets.size()) == count) break;
+  std::vector<Probe> probes = SortedProbes(margins, tables, bits, positions);
+  probes.resize(count);
+  std::sort(probes.begin() + tables, probes.end(),
+            [](const Probe& a, const Probe& b) {
+              return std::tie(a.table, a.mask) < std::tie(b.table, b.mask);
+            });
+  for (const Probe& probe : probes) {
     buckets.push_back(probe.bucket);
     costs.push_back(probe.cost);
   }
@@ -100,7 +105,7 @@ template <typename Make>
 void CheckShapes(Make make) {
   for (int tables : {1, 2, 3, 7}) {
     for (int bits : {1, 2, 3, 5, 8}) {
-      ProbeSequencer sequencer(bits, tables);
+      ProbeSequencer sequencer(bits, tables, GetVectorKernels());
       const int64_t most = static_cast<int64_t>(tables) << bits;
       for (int64_t count : {int64_t{tables}, tables + int64_t{1},
                             tables * int64_t{2}, most / 2 + 1, most}) {
@@ -174,7 +179,7 @@ TEST(SubnormalsCountAsZeroInEveryThread) {
       std::numeric_limits<float>::min(),
       std::nextafter(std::numeric_limits<float>::min(), 0.0f),
       std::numeric_limits<float>::denorm_min()};
-  ProbeSequencer sequencer(6, 3);
+  ProbeSequencer sequencer(6, 3, GetVectorKernels());
   for (int repeat = 0; repeat < 100; ++repeat) {
     std::vector<float> margins(18);
     for (float& m : margins) {
@@ -193,7 +198,7 @@ TEST(SubnormalsCountAsZeroInEveryThread) {
 TEST(ManyBits) {
   Random random(5);
   for (int bits : {13, kMaxBits}) {
-    ProbeSequencer sequencer(bits, 1);
+    ProbeSequencer sequencer(bits, 1, GetVectorKernels());
     CheckSequence(&sequencer, random.Floats(bits), 1, bits, 3000, bits);
   }
 }
@@ -203,14 +208,14 @@ TEST(ManyTablesOfManyBits) {
   // use only its first five positions.
   constexpr int kTables = 2047;
   Random random(6);
-  ProbeSequencer sequencer(kMaxBits, kTables);
+  ProbeSequencer sequencer(kMaxBits, kTables, GetVectorKernels());
   CheckSequence(&sequencer, random.Floats(kTables * kMaxBits), kTables,
                 kMaxBits, kTables + 5, 5);
 }
 
 TEST(WholeSequenceIsEveryBucketOnce) {
   Random random(7);
-  ProbeSequencer sequencer(10, 3);
+  ProbeSequencer sequencer(10, 3, GetVectorKernels());
   const Sequence sequence = Run(&sequencer, random.Floats(30), 3 << 10);
   const std::set<int32_t> buckets(sequence.buckets.begin(),
                                   sequence.buckets.end());
@@ -219,17 +224,35 @@ TEST(WholeSequenceIsEveryBucketOnce) {
   CHECK_EQ(*buckets.rbegin(), (3 << 10) - 1);
 }
 
-TEST(FewerProbesAreAPrefix) {
+TEST(MoreProbesHoldTheFewer) {
   Random random(8);
   const std::vector<float> margins = random.Floats(24);
-  ProbeSequencer sequencer(6, 4);
-  const Sequence all = Run(&sequencer, margins, 4 << 6);
-  for (int64_t count : {4, 5, 40, 255}) {
+  ProbeSequencer sequencer(6, 4, GetVectorKernels());
+  std::set<int32_t> fewer;
+  for (int64_t count : {4, 5, 40, 255, 256}) {
     const Sequence some = Run(&sequencer, margins, count);
-    CHECK_EQ(some.buckets, std::vector<int32_t>(all.buckets.begin(),
-                                                all.buckets.begin() + count));
-    CHECK_EQ(some.costs,
-             std::vector<float>(all.costs.begin(), all.costs.begin() + count));
+    const std::set<int32_t> buckets(some.buckets.begin(), some.buckets.end());
+    CHECK_EQ(buckets.size(), static_cast<size_t>(count));
+    CHECK(std::includes(buckets.begin(), buckets.end(), fewer.begin(),
+                        fewer.end()));
+    fewer = buckets;
+  }
+}
+
+TEST(EarlierSamplesChangeNothing) {
+  // The limit of costs that is tried first comes from the sample before.
+  Random random(11);
+  ProbeSequencer used(8, 5, GetVectorKernels());
+  for (float scale : {1.0f, 1e-18f, 1e18f, 1e-3f, 0.0f, 1e3f, 1e30f, 1.0f}) {
+    std::vector<float> margins = random.Floats(40);
+    for (float& margin : margins) margin *= scale;
+    ProbeSequencer fresh(8, 5, GetVectorKernels());
+    for (int64_t count : {100, 5, 900}) {
+      const Sequence expected = Run(&fresh, margins, count);
+      const Sequence sequence = Run(&used, margins, count);
+      CHECK_EQ(sequence.buckets, expected.buckets);
+      CHECK_EQ(sequence.costs, expected.costs);
+    }
   }
 }
 
