@@ -94,6 +94,17 @@ class HashFamily(Config, abc.ABC):
         """
         return {}
 
+    def rehash(
+        self, kernel: Any, bias: Any, state: State
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """The codes of all neurons after a `refresh`, and what that changes.
+
+        Returns:
+            What `neuron_codes` gives with the changes of `refresh`, and these.
+        """
+        changes = self.refresh(kernel, bias, state)
+        return self.neuron_codes(kernel, bias, {**state, **changes}), changes
+
     def follow(self, codes: tf.Tensor) -> dict[str, tf.Tensor]:
         """What changes in the state when some neurons alone were hashed again.
 

@@ -173,23 +173,33 @@ class KMeansCells(HashFamily):
         members = tf.convert_to_tensor(state["members"])
         shape = state["centroids"].shape
 
-        def step(members: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def step(
+            left: tf.Tensor, _: tf.Tensor, members: tf.Tensor
+        ) -> tuple[tf.Tensor, ...]:
             centroids = _centroids(neurons, members, shape)
-            return centroids, _nearest(neurons, centroids)
+            return left - 1, centroids, _nearest(neurons, centroids)
 
-        def settled() -> tf.Tensor:
-            result = members
-            for _ in range(_FIRST_STEPS - 1):
-                result = step(result)[1]
-            return result
-
-        members = tf.cond(as_float("count", state) > 0.0, lambda: members, settled)
-        changes["centroids"], changes["members"] = step(members)
+        # A loop, since a graph of all steps takes long to make.
+        _, changes["centroids"], changes["members"] = tf.while_loop(
+            lambda left, *_: left > 0,
+            step,
+            (
+                tf.where(as_float("count", state) > 0.0, 1, _FIRST_STEPS),
+                tf.zeros(shape),
+                members,
+            ),
+        )
         return changes
 
     def neuron_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
         neurons = subspace.neuron_coordinates(kernel, bias, state)
         return _nearest(neurons, as_float("centroids", state))
+
+    def rehash(
+        self, kernel: Any, bias: Any, state: State
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        changes = self.refresh(kernel, bias, state)
+        return changes["members"], changes
 
     def follow(self, codes: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"members": codes}

@@ -145,10 +145,7 @@ class LSHSelector(Selector):
 
     def _codes_of_all(self, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
         """The codes of all neurons, by hash functions that have followed the inputs."""
-        changes = self.hashing.refresh(kernel, bias, self.state)
-        # The new values themselves: what `refresh` has computed from them, TensorFlow
-        # then need not compute again.
-        codes = self.hashing.neuron_codes(kernel, bias, {**self.state, **changes})
+        codes, changes = self.hashing.rehash(kernel, bias, self.state)
         for name, value in changes.items():
             self.state[name].assign(value)
         return codes
