@@ -12,6 +12,15 @@ namespace {
 // busy, few enough for the pointers to stay on the stack.
 constexpr int64_t kChunk = 64;
 
+// With fewer samples a neuron than this, the memory that rows come from is all
+// that counts.
+constexpr int64_t kReuse = 2;
+
+// Rows of more floats than this, together, are not kept in the caches: they
+// would drive out what the rest of the program works with, and a call of one
+// sample took half as long again.
+constexpr int64_t kKeptInCache = 1 << 19;
+
 constexpr int64_t kMaxTile = VectorKernels::kMaxTileRows;
 
 // What the loops over neurons share.
@@ -48,6 +57,34 @@ void MultiplyOne(const Products& p, int64_t group) {
     for (int64_t c = 0; c < count; ++c) vectors[c] = p.Input(places[c]);
     p.vector_kernels.dots(p.Row(group), vectors, count, p.input_dim, products);
     for (int64_t c = 0; c < count; ++c) p.Write(group, places[c], products[c]);
+  }
+}
+
+// The products of the places from `begin` to `end`, whatever they share.
+void MultiplyPlaces(const Products& p, int64_t begin, int64_t end) {
+  const bool once = static_cast<int64_t>(p.groups.neurons.size()) >
+                    kKeptInCache / std::max<int64_t>(p.input_dim, 1);
+  const float *rows[kChunk], *vectors[kChunk];
+  float products[kChunk];
+  int64_t group =
+      std::upper_bound(p.groups.starts.begin(), p.groups.starts.end(), begin) -
+      p.groups.starts.begin() - 1;
+  for (int64_t i = begin; i < end; i += kChunk) {
+    const int64_t count = std::min(kChunk, end - i);
+    const int32_t* places = p.groups.places.data() + i;
+    const int64_t first = group;
+    for (int64_t c = 0; c < count; ++c) {
+      while (i + c >= p.groups.starts[group + 1]) ++group;
+      rows[c] = p.Row(group);
+      vectors[c] = p.Input(places[c]);
+    }
+    p.vector_kernels.pair_dots(rows, vectors, count, p.input_dim, once,
+                               products);
+    group = first;
+    for (int64_t c = 0; c < count; ++c) {
+      while (i + c >= p.groups.starts[group + 1]) ++group;
+      p.Write(group, places[c], products[c]);
+    }
   }
 }
 
@@ -128,6 +165,12 @@ void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
   if (places == 0) return;
   const Products products = {ids,    groups, inputs,         input_dim,
                              kernel, bias,   vector_kernels, values};
+  if (places < kReuse * static_cast<int64_t>(groups.neurons.size())) {
+    parallel_for(places, input_dim / 4 + 16, [&](int64_t begin, int64_t end) {
+      MultiplyPlaces(products, begin, end);
+    });
+    return;
+  }
   const int64_t tiles = static_cast<int64_t>(groups.tiles.size()) - 1;
   parallel_for(
       tiles, (1 + places / tiles) * (input_dim / 16 + 16),

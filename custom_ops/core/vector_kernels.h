@@ -28,6 +28,12 @@ struct VectorKernels {
   void (*dots)(const float* row, const float* const* vectors, int64_t count,
                int64_t n, float* out);
 
+  // out[i] = rows[i] . vectors[i] for i in [0, count); all of length n: the
+  // same sums as `dots`. For rows that lie far apart in memory: they are asked
+  // for before they are needed and, with `once`, go past the caches.
+  void (*pair_dots)(const float* const* rows, const float* const* vectors,
+                    int64_t count, int64_t n, bool once, float* out);
+
   // out[r * count + i] = rows[r] . vectors[i] for r in [0, num_rows), with
   // num_rows <= kMaxTileRows, and i in [0, count): the same sums as `dots`,
   // several at a time.

@@ -160,6 +160,35 @@ void CheckDots(double special) {
 TEST(DotsAddInTheDocumentedOrder) { CheckDots(0.0); }
 TEST(DotsOfSpecialValues) { CheckDots(0.03); }
 
+// Rows so long, too, that they are asked for ahead of their use.
+TEST(PairDotsAreDots) {
+  Random random(5);
+  std::vector<int64_t> sizes = Sizes();
+  for (int64_t n : {527, 528, 529, 700, 1111}) sizes.push_back(n);
+  for (int64_t n : sizes) {
+    for (int64_t count : {0, 1, 2, 3, 4, 5, 8, 9, 13}) {
+      const std::vector<Fenced> rows = FencedRows(&random, count, n, 0.01);
+      const std::vector<Fenced> vectors = FencedRows(&random, count, n, 0.01);
+      std::vector<float> expected;
+      for (int64_t i = 0; i < count; ++i) {
+        expected.push_back(LaneDot(rows[i].data(), vectors[i].data(), n));
+      }
+      for (SimdLevel level : Levels()) {
+        for (bool once : {false, true}) {
+          const Context context("n=", n, " count=", count, " once=", once, " ",
+                                SimdLevelName(level));
+          Fenced out(std::vector<float>(count, 7.0f));
+          GetVectorKernels(level).pair_dots(Pointers(rows).data(),
+                                            Pointers(vectors).data(), count, n,
+                                            once, out.data());
+          CHECK_EQ(out.values(), expected);
+          CHECK(out.FencesStand());
+        }
+      }
+    }
+  }
+}
+
 TEST(DotsOfTheSameVectorAreTheSame) {
   Random random(2);
   const std::vector<float> row = random.Floats(77), vector = random.Floats(77);
