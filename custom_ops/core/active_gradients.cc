@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "custom_ops/core/active_set.h"
+#include "custom_ops/core/sparse_inputs.h"
+
 namespace keras_lsh {
 namespace {
 
@@ -11,6 +14,10 @@ constexpr int64_t kCacheFloats = 8192;  // of the first-level cache: 32 KiB
 constexpr int64_t kLeastColumns = 64;   // a slab's rows should fill registers
 constexpr int64_t kNeuronsAtOnce = 64;  // of one item of work
 constexpr int64_t kLine = 16;           // floats of a cache line
+
+// Samples whose gradients at a few columns are added up together: each pass
+// over the neurons' rows is for so many.
+constexpr int64_t kSamplesAtOnce = 64;
 
 // Neurons' rows that are asked for before they are needed.
 constexpr int64_t kRowsAhead = 4;
@@ -93,10 +100,6 @@ class SlabBuffer {
   float* first_;               // at the beginning of a cache line
 };
 
-}  // namespace
-
-namespace {
-
 // Sample by sample, the sums held in registers.
 void GradInputOfSmallKernel(const ActiveIds& ids, const Terms& terms,
                             const NeuronSamples& groups, const float* kernel,
@@ -128,7 +131,77 @@ void GradInputOfSmallKernel(const ActiveIds& ids, const Terms& terms,
                });
 }
 
+// The gradient by the kernel of samples that are all sparse.
+void GradKernelOfSparseInputs(const NeuronSamples& groups, const Terms& terms,
+                              const SparseInputs& inputs, int64_t input_dim,
+                              const ParallelFor& parallel_for,
+                              const VectorKernels& vector_kernels,
+                              float* kernel_gradient) {
+  const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
+  const int64_t places = static_cast<int64_t>(groups.places.size());
+  parallel_for(
+      neurons,
+      (1 + 2 * places / neurons) * (input_dim / SparseInputs::kSparsity),
+      [&](int64_t begin, int64_t end) {
+        for (int64_t g = begin; g < end; ++g) {
+          float* row = kernel_gradient + g * input_dim;
+          std::fill_n(row, input_dim, 0.0f);
+          for (int64_t i = groups.starts[g]; i < groups.starts[g + 1]; ++i) {
+            const int32_t sample = terms.samples[i];
+            vector_kernels.add_sparse(terms.scales[i], inputs.Columns(sample),
+                                      inputs.Values(sample),
+                                      inputs.Count(sample), row);
+          }
+        }
+      });
+}
+
 }  // namespace
+
+void ActiveMatmulGradInputAt(const ActiveIds& ids, const NeuronSamples& groups,
+                             const float* gradient, const float* kernel,
+                             int64_t input_dim, const ActiveIds& wanted,
+                             const ParallelFor& parallel_for,
+                             const VectorKernels& vector_kernels,
+                             float* input_gradient) {
+  const Terms terms(ids, groups, gradient);
+  const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
+  const int64_t parts = (ids.batch + kSamplesAtOnce - 1) / kSamplesAtOnce;
+  parallel_for(
+      parts, kSamplesAtOnce * (ids.active * wanted.active * 2 + input_dim / 8),
+      [&](int64_t begin, int64_t end) {
+        begin *= kSamplesAtOnce;
+        end = std::min(end * kSamplesAtOnce, ids.batch);
+        // What is added up for unused places is thrown away.
+        const int64_t any = wanted.active;
+        std::vector<int32_t> columns(wanted.ids + begin * any,
+                                     wanted.ids + end * any);
+        for (int32_t& column : columns) column = std::max(column, 0);
+        std::vector<float> sums((end - begin) * any, 0.0f);
+        for (int64_t g = 0; g < neurons; ++g) {
+          const float* row = kernel + groups.neurons[g] * input_dim;
+          const auto sample = terms.samples.begin();
+          int64_t i = std::lower_bound(sample + groups.starts[g],
+                                       sample + groups.starts[g + 1], begin) -
+                      sample;
+          for (; i < groups.starts[g + 1] && terms.samples[i] < end; ++i) {
+            const int64_t first = (terms.samples[i] - begin) * any;
+            vector_kernels.add_gathered(terms.scales[i], row, &columns[first],
+                                        any, &sums[first]);
+          }
+        }
+        std::fill(input_gradient + begin * input_dim,
+                  input_gradient + end * input_dim, 0.0f);
+        for (int64_t b = begin; b < end; ++b) {
+          for (int64_t k = 0; k < any; ++k) {
+            const int32_t column = wanted.ids[b * any + k];
+            if (column == kNoId) continue;
+            input_gradient[b * input_dim + column] =
+                sums[(b - begin) * any + k];
+          }
+        }
+      });
+}
 
 void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
                            const float* gradient, const float* kernel,
@@ -183,6 +256,12 @@ void ActiveMatmulGradKernel(const ActiveIds& ids, const NeuronSamples& groups,
       sum += terms.scales[i];
     }
     bias_gradient[g] = sum;
+  }
+  const SparseInputs sparse(inputs, ids.batch, input_dim, parallel_for);
+  if (sparse.AllAreSparse()) {
+    GradKernelOfSparseInputs(groups, terms, sparse, input_dim, parallel_for,
+                             vector_kernels, kernel_gradient);
+    return;
   }
   // Slab by slab, and within a slab so many neurons at a time, so that there is
   // work for several threads where a slab holds all columns.

@@ -11,7 +11,8 @@ namespace keras_lsh {
 
 // Both gradients are worked out in slabs: so many columns that the slab of all
 // samples fits the first-level cache. There it is read, or added to, once for
-// each active neuron, while the rows of neurons pass by.
+// each active neuron, while the rows of neurons pass by. Where all samples are
+// sparse (sparse_inputs.h), or few columns are wanted, these alone are visited.
 
 // The gradient of ActiveMatmul by the inputs: for each sample the sum over its
 // active neurons, ascending (of equal ids by place), of gradient[b, s] *
@@ -26,6 +27,16 @@ void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
                            int64_t input_dim, const ParallelFor& parallel_for,
                            const VectorKernels& vector_kernels,
                            float* input_gradient);
+
+// The same at a few columns of each sample, and 0 elsewhere.
+//
+//   wanted          [batch, any], columns in [0, input_dim) or kNoId
+void ActiveMatmulGradInputAt(const ActiveIds& ids, const NeuronSamples& groups,
+                             const float* gradient, const float* kernel,
+                             int64_t input_dim, const ActiveIds& wanted,
+                             const ParallelFor& parallel_for,
+                             const VectorKernels& vector_kernels,
+                             float* input_gradient);
 
 // The gradient by the chosen rows of the kernel and by their biases: for each
 // neuron the sum over its samples, in order.
