@@ -107,7 +107,7 @@ class Case:
             ),
             "gradient by inputs": (
                 lambda: library.lsh_resource_active_matmul_grad_input(
-                    gradient, ids, kernel
+                    gradient, ids, kernel, nothing
                 ),
                 products,
                 rows + batch,

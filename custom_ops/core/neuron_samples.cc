@@ -131,12 +131,13 @@ void MakeTiles(const NeuronKeys& keys, NeuronSamples* out) {
 
 }  // namespace
 
-Status CheckIds(const ActiveIds& ids, int64_t units) {
+Status CheckIds(const ActiveIds& ids, int64_t units, const char* name) {
   for (int64_t i = 0; i < ids.batch * ids.active; ++i) {
     if (ids.ids[i] < kNoId || ids.ids[i] >= units) {
       return Status::Invalid(
-          "`ids` must be neuron numbers in [0, " + std::to_string(units) +
-          "), or -1 for an unused place. Received: ids[" +
+          "`" + std::string(name) + "` must be numbers in [0, " +
+          std::to_string(units) + "), or -1 for an unused place. Received: " +
+          name + "[" +
           std::to_string(i / ids.active) + ", " +
           std::to_string(i % ids.active) + "]=" + std::to_string(ids.ids[i]));
     }

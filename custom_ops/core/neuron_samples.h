@@ -41,8 +41,8 @@ struct NeuronSamples {
 Status GroupByNeuron(const ActiveIds& ids, int64_t units,
                      const NeuronKeys& keys, NeuronSamples* out);
 
-// Errors if an id is out of [0, units), kNoId apart.
-Status CheckIds(const ActiveIds& ids, int64_t units);
+// Errors if an id is out of [0, units), kNoId apart. `name`: what ids are called.
+Status CheckIds(const ActiveIds& ids, int64_t units, const char* name = "ids");
 
 }  // namespace keras_lsh
 

@@ -147,14 +147,33 @@ class ActiveMatmulGradInputOp : public OpKernel {
         context, ToTensorFlow(GroupByNeuron(active, kernel.tensor().dim_size(0),
                                             {}, &groups)));
     const int64_t input_dim = kernel.tensor().dim_size(1);
+    const Tensor& columns = context->input(3);
+    OP_REQUIRES_OK(context, RequireRank(columns, 2, "columns"));
+    const bool everywhere = columns.NumElements() == 0;
+    const ActiveIds wanted = AsActiveIds(columns);
+    if (!everywhere) {
+      OP_REQUIRES(context, wanted.batch == active.batch,
+                  Invalid("`columns` must have a row for each of the ",
+                          active.batch, " samples, or be empty. Received: ",
+                          "shape=", columns.shape().DebugString()));
+      OP_REQUIRES_OK(context,
+                     ToTensorFlow(CheckIds(wanted, input_dim, "columns")));
+    }
     Tensor* input_gradient;
     OP_REQUIRES_OK(
         context,
         AllocateOutput(context, 0, {active.batch, input_dim}, &input_gradient));
-    ActiveMatmulGradInput(active, groups, gradient.flat<float>().data(),
-                          kernel.tensor().flat<float>().data(), input_dim,
-                          WorkerThreads(context), GetVectorKernels(),
-                          input_gradient->flat<float>().data());
+    const float* by_values = gradient.flat<float>().data();
+    const float* rows = kernel.tensor().flat<float>().data();
+    float* out = input_gradient->flat<float>().data();
+    if (everywhere) {
+      ActiveMatmulGradInput(active, groups, by_values, rows, input_dim,
+                            WorkerThreads(context), GetVectorKernels(), out);
+    } else {
+      ActiveMatmulGradInputAt(active, groups, by_values, rows, input_dim,
+                              wanted, WorkerThreads(context),
+                              GetVectorKernels(), out);
+    }
   }
 };
 

@@ -49,6 +49,8 @@ absl::Status GradInputShape(InferenceContext* c) {
   TF_RETURN_IF_ERROR(c->Merge(gradient, c->input(1), &gradient));
   kernel = kIsResource ? TensorOrVariableShape(c, 2) : c->input(2);
   TF_RETURN_IF_ERROR(c->WithRank(kernel, 2, &kernel));
+  ShapeHandle columns;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 2, &columns));
   c->set_output(0, c->Matrix(c->Dim(gradient, 0), c->Dim(kernel, 1)));
   return absl::OkStatus();
 }
@@ -108,6 +110,8 @@ The gradient of LshActiveMatmul by its inputs.
 gradient: [batch, active], by the values.
 ids: [batch, active], the active_ids of the forward op.
 kernel: [units, input_dim], or the variable that holds it.
+columns: [batch, any], in [0, input_dim), -1 for none: where the gradient is wanted; it
+  is 0 elsewhere. Or [0, 0]: everywhere.
 input_gradient: [batch, input_dim].
 )doc";
 
@@ -115,6 +119,7 @@ REGISTER_OP("LshActiveMatmulGradInput")
     .Input("gradient: float")
     .Input("ids: int32")
     .Input("kernel: float")
+    .Input("columns: int32")
     .Output("input_gradient: float")
     .SetShapeFn(GradInputShape<false>)
     .Doc(kGradInputDoc);
@@ -123,6 +128,7 @@ REGISTER_OP("LshResourceActiveMatmulGradInput")
     .Input("gradient: float")
     .Input("ids: int32")
     .Input("kernel: resource")
+    .Input("columns: int32")
     .Output("input_gradient: float")
     .SetIsStateful()
     .SetShapeFn(GradInputShape<true>)

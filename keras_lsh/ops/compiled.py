@@ -21,6 +21,7 @@ from keras_lsh.ops._checks import (
     rows_of,
 )
 from keras_lsh.ops.library import library
+from keras_lsh.ops.origin import scattered_ids
 from keras_lsh.ops.variables import variable_of, watched_handle
 
 SCATTER_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
@@ -209,12 +210,12 @@ def sparse_matmul(values: Any, ids: Any, kernel: Any) -> tf.Tensor:
     values = as_tensor("values", values, tf.float32, 2)
     ids = as_tensor("ids", ids, tf.int32, 2)
     require_shape("values", values, ids.shape, f"the shape of `ids`, {ids.shape}")
-    variable = variable_of(kernel)
+    variable, columns = variable_of(kernel), tf.zeros([0, 0], tf.int32)
     if variable is None:
         weight = as_weight("kernel", kernel, 2)
-        return _ops().lsh_active_matmul_grad_input(values, ids, weight)
+        return _ops().lsh_active_matmul_grad_input(values, ids, weight, columns)
     return _ops().lsh_resource_active_matmul_grad_input(
-        values, ids, watched_handle(variable)
+        values, ids, watched_handle(variable), columns
     )
 
 
@@ -289,7 +290,10 @@ def _ops() -> Any:
         inputs, ids, kernel = op.inputs[0], op.outputs[1], op.inputs[4]
         by_inputs = None
         if needs_first_input(op):
-            by_inputs = grad_input(gradient, ids, kernel)
+            columns = scattered_ids(inputs)
+            if columns is None:
+                columns = tf.zeros([0, 0], tf.int32)
+            by_inputs = grad_input(gradient, ids, kernel, columns)
         # Unique rows, ascending.
         rows, by_kernel, by_bias = ops.lsh_active_matmul_grad_kernel(
             gradient, ids, inputs, tf.cast(shape[0], tf.int64)
@@ -314,8 +318,8 @@ def _ops() -> Any:
     def sparse_matmul_gradients(
         op: Any, gradient: tf.Tensor, matmul: Any, shape: tf.Tensor
     ) -> list[Any]:
-        """By values, ids (none) and kernel; `matmul` takes the kernel's form."""
-        values, ids, kernel = op.inputs
+        """By values, ids, kernel, columns; `matmul` takes the kernel's form."""
+        values, ids, kernel, _ = op.inputs
         by_values = None
         if needs_first_input(op):
             nothing = tf.zeros([0, 0], tf.int32)
@@ -329,7 +333,7 @@ def _ops() -> Any:
         rows, by_kernel, _ = ops.lsh_active_matmul_grad_kernel(
             values, ids, gradient, tf.cast(shape[0], tf.int64)
         )
-        return [by_values, None, tf.IndexedSlices(by_kernel, rows, shape)]
+        return [by_values, None, tf.IndexedSlices(by_kernel, rows, shape), None]
 
     @tf.RegisterGradient("LshActiveMatmulGradInput")
     def _(op: Any, gradient: tf.Tensor) -> list[Any]:

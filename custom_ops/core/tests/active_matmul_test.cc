@@ -261,7 +261,7 @@ TEST(BadIds) {
                                    ", " + std::to_string(at % 4) +
                                    "]=" + std::to_string(bad);
       const ActiveIds view = {ids.data(), 3, 4};
-      CHECK_ERROR(CheckIds(view, 9), "`ids` must be neuron numbers in [0, 9)");
+      CHECK_ERROR(CheckIds(view, 9), "`ids` must be numbers in [0, 9)");
       CHECK_ERROR(CheckIds(view, 9), received);
       CHECK_ERROR(GroupByNeuron(view, 9, {}, &groups), received);
     }
