@@ -35,3 +35,36 @@ def scattered_ids(inputs: tf.Tensor) -> Any:
     same_rows = inputs.shape.rank == 2 and inputs.shape[1] == units
     few = ids.shape[1] is not None and ids.shape[1] * _SPARSITY <= units
     return ids if same_rows and few else None
+
+
+def ascend(rows: tf.Tensor) -> bool:
+    """Whether rows are known to ascend strictly: those of a gradient by a kernel."""
+    return tf.is_symbolic_tensor(rows) and rows.op.type == "LshGroupByNeuron"
+
+
+def kernel_gradient(rows: tf.Tensor, values: tf.Tensor) -> Any:
+    """What the gradient of `active_matmul` by rows of its kernel is made of.
+
+    An update that works it out row by row, and uses each at once, spares the memory
+    that many rows are written to and read from. If nobody else uses the gradient
+    either, the graph prunes its op.
+
+    Returns:
+        The inputs of the op that makes `values`, if it is that gradient, in the graph
+        that is being made, and `rows` are its rows; or None.
+    """
+    if not tf.is_symbolic_tensor(values) or not ascend(rows):
+        return None
+    op = values.op
+    if op.type != "LshActiveMatmulGradKernel" or op.inputs[2] is not rows:
+        return None
+    return list(op.inputs) if op.graph is tf.compat.v1.get_default_graph() else None
+
+
+def scaled(values: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """`values` as a product of a tensor and a scalar, as SGD makes its update."""
+    if tf.is_symbolic_tensor(values) and values.op.type == "Mul":
+        for factor, scale in (values.op.inputs, reversed(values.op.inputs)):
+            if scale.shape.rank == 0:
+                return factor, scale
+    return values, 1.0

@@ -503,6 +503,9 @@ def test_bad_columns_of_a_gradient(columns, said):
         library().lsh_active_matmul_grad_input(
             gradient=tf.ones([2, 1]),
             ids=[[0], [1]],
+            neurons=[0, 1],
+            starts=[0, 1, 2],
+            places=[0, 1],
             kernel=tf.ones([4, 3]),
             columns=columns,
         )
@@ -521,6 +524,7 @@ TOO_LARGE = {
         active=8""",
     "lsh_active_matmul_grad_input": """
         gradient=tf.zeros([2**40, 0]), ids=tf.zeros([2**40, 0], tf.int32),
+        neurons=tf.zeros([0], tf.int32), starts=[0], places=tf.zeros([0], tf.int32),
         kernel=tf.zeros([0, 2**40]), columns=tf.zeros([0, 0], tf.int32)""",
     "lsh_probe_sequence": "margins=tf.zeros([2, 3]), tables=2**31, bits=3, probes=1",
     "lsh_matmul": "a=tf.zeros([2**40, 0]), b=tf.zeros([0, 2**40])",

@@ -410,7 +410,7 @@ def test_gradients_behind_a_layer_of_few_active_neurons(active, detour, restrict
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
     graph = traced.get_concrete_function(x).graph
     columns = [
-        op.inputs[3]
+        op.inputs[6]
         for op in graph.get_operations()
         if op.type == "LshResourceActiveMatmulGradInput"
     ]

@@ -571,8 +571,8 @@ Floats GradKernel(const Batch& b, const VectorKernels& kernels,
   const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
   Floats rows(neurons * b.input_dim, kNan), bias(neurons, kNan);
   ActiveMatmulGradKernel(b.view(), groups, b.gradient.data(), b.inputs.data(),
-                         b.input_dim, parallel_for, kernels, rows.data(),
-                         bias.data());
+                         b.input_dim, parallel_for, kernels, rows.data());
+  ActiveMatmulGradBias(groups, b.gradient.data(), bias.data());
   rows.insert(rows.end(), bias.begin(), bias.end());
   return rows;
 }
