@@ -52,6 +52,10 @@ def hash_codes(margins: Any, tables: int, bits: int) -> tf.Tensor:
     return _ops().lsh_hash_codes(margins, tables=tables, bits=bits)
 
 
+def row_digests(rows: Any) -> tf.Tensor:
+    return _ops().lsh_row_digests(as_tensor("rows", rows, tf.float32, 2))
+
+
 def build_tables(codes: Any, buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
     codes = as_tensor("codes", codes, tf.int32, 2)
     require_integer("buckets", buckets, 1, MAX_INT32 - 1, "a positive int32")

@@ -24,6 +24,7 @@ VALUES = RNG.standard_normal(IDS.shape).astype(np.float32)
 # Arguments of each op that are good.
 GOOD = {
     "matmul": {"a": INPUTS, "b": KERNEL[:5, :3]},
+    "row_digests": {"rows": INPUTS},
     "hash_codes": {
         "margins": RNG.standard_normal([4, 6]).astype(np.float32),
         "tables": 2,
@@ -100,6 +101,7 @@ ARGUMENTS = [
     ("scatter_active", {"units": 9.5}, "units"),
 ]
 DTYPES = [
+    ("row_digests", {"rows": tf.constant(INTEGERS)}, "rows"),
     ("hash_codes", {"margins": tf.constant(INTEGERS)}, "margins"),
     ("hash_codes", {"margins": tf.ones([4, 6], tf.float64)}, "margins"),
     ("hash_codes", {"margins": [["a"] * 6]}, "margins"),
@@ -130,6 +132,7 @@ SHAPES = [
     ("matmul", {"a": INPUTS[0]}, "a"),
     ("matmul", {"b": KERNEL[None]}, "b"),
     ("matmul", {"b": KERNEL}, "b"),
+    ("row_digests", {"rows": INPUTS[0]}, "rows"),
     ("hash_codes", {"margins": FLOATS[0]}, "margins"),
     ("hash_codes", {"margins": FLOATS[None]}, "margins"),
     ("hash_codes", {"margins": FLOATS}, "margins"),
