@@ -24,11 +24,13 @@ from keras_lsh.ops.library import (
     simd_level,
     using_reference,
 )
+from keras_lsh.ops.origin import ascend
 from keras_lsh.ops.variables import tensor_form
 
 __all__ = [
     "OpLibraryError",
     "active_matmul",
+    "ascend",
     "build_tables",
     "cell_means",
     "cell_worth",
