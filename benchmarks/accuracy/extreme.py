@@ -52,7 +52,8 @@ class Run:
         hidden: ReLU units of the hidden layer.
         deviation: standard deviation of its initial weights.
         batch: samples a step.
-        oversample: candidates for each active class of "lsh"; None: the layer's default.
+        oversample: candidates for each active class of "lsh"; None: the layer's own
+            default.
         explore: the share of the active classes of "lsh" that is drawn at random; with
             `log_q` these stand for all that are not active.
     """
@@ -258,9 +259,10 @@ def train(run: Run, directory: str | None, verbose: int = 0) -> dict[str, Any]:
 
     Returns:
         A row for a file of results: the fields of the run, `steps` from one test to
-        the next and, by test, `seconds` of training so far (tracing and rebuilds included, testing not), `precision` at 1,
-        3 and 5 on the whole test set with all outputs computed, and, of "lsh",
-        `hashed`: the same of the labels that hashing finds.
+        the next and, by test, `seconds` of training so far (tracing and rebuilds
+        included, testing not), `precision` at 1, 3 and 5 on the whole test set with all
+        outputs computed, and, of "lsh", `hashed`: the same of the labels that hashing
+        finds.
     """
     train_set, test_set = load(run.data, directory)
     model = make_model(run, train_set)
@@ -285,7 +287,8 @@ def train(run: Run, directory: str | None, verbose: int = 0) -> dict[str, Any]:
         if run.method == "lsh":
             row["hashed"].append(precision(hashed_top(model), test_set))
         print(
-            f"  {(number + 1) / tests:g} epochs: {seconds:.1f} s, P@1 {row['precision'][-1][0]}",
+            f"  {(number + 1) / tests:g} epochs: {seconds:.1f} s, "
+            f"P@1 {row['precision'][-1][0]}",
             flush=True,
         )
     row["accuracy"] = max(p[0] for p in row["precision"])

@@ -153,9 +153,7 @@ def train(run: Run, directory: str | None, verbose: int = 0) -> dict[str, Any]:
     for number in range(run.tests):
         data = train_pairs.dataset(run.batch, start_step=number * run.steps)
         start = time.perf_counter()
-        model.fit(
-            data, steps_per_epoch=run.steps, callbacks=rebuild, verbose=verbose
-        )
+        model.fit(data, steps_per_epoch=run.steps, callbacks=rebuild, verbose=verbose)
         seconds += time.perf_counter() - start
         row["seconds"].append(round(seconds, 2))
         row["losses"].append(held_out_loss(model, tested))
@@ -199,7 +197,9 @@ def main() -> None:
     }
     rows = dict(
         zip(
-            runs, sweep.sweep(runs.values(), train, arguments, figure="loss"), strict=True
+            runs,
+            sweep.sweep(runs.values(), train, arguments, figure="loss"),
+            strict=True,
         )
     )
     table = []
