@@ -2,6 +2,7 @@
 #define CUSTOM_OPS_CORE_ACTIVE_GRADIENTS_H_
 
 #include <cstdint>
+#include <functional>
 
 #include "custom_ops/core/neuron_samples.h"
 #include "custom_ops/core/parallel.h"
@@ -38,19 +39,37 @@ void ActiveMatmulGradInputAt(const ActiveIds& ids, const NeuronSamples& groups,
                              const VectorKernels& vector_kernels,
                              float* input_gradient);
 
-// The gradient by the chosen rows of the kernel and by their biases: for each
-// neuron the sum over its samples, in order.
+// The gradient by the biases of the chosen neurons: for each the sum over its
+// samples, in order.
 //
-//   groups           GroupByNeuron(ids)
-//   gradient         [batch, active], by the values
+//   groups         GroupByNeuron(ids)
+//   gradient       [batch, active], by the values
+//   bias_gradient  [groups.neurons], written
+void ActiveMatmulGradBias(const NeuronSamples& groups, const float* gradient,
+                          float* bias_gradient);
+
+// The gradient by the chosen rows of the kernel, likewise.
+//
 //   inputs           [batch, input_dim]
 //   kernel_gradient  [groups.neurons, input_dim], written
-//   bias_gradient    [groups.neurons], written
 void ActiveMatmulGradKernel(const ActiveIds& ids, const NeuronSamples& groups,
                             const float* gradient, const float* inputs,
                             int64_t input_dim, const ParallelFor& parallel_for,
                             const VectorKernels& vector_kernels,
-                            float* kernel_gradient, float* bias_gradient);
+                            float* kernel_gradient);
+
+// Takes rows [first, last) of the kernel's gradient, `rows`
+// [last - first, input_dim].
+using UseRows =
+    std::function<void(int64_t first, int64_t last, const float* rows)>;
+
+// The same, but rows are handed on as they come, a few at a time and possibly
+// by several threads, so that they never leave the caches. False, having done
+// nothing, if that would take longer than writing them all.
+bool ActiveMatmulGradKernelRows(
+    const ActiveIds& ids, const NeuronSamples& groups, const float* gradient,
+    const float* inputs, int64_t input_dim, const ParallelFor& parallel_for,
+    const VectorKernels& vector_kernels, const UseRows& use);
 
 }  // namespace keras_lsh
 

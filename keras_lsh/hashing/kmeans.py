@@ -191,6 +191,9 @@ class KMeansCells(HashFamily):
         neurons = subspace.neuron_coordinates(kernel, bias, state)
         return _nearest(neurons, as_float("centroids", state))
 
+    def follow(self, codes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"members": codes}
+
     def input_probes(
         self, inputs: tf.Tensor, state: State
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -277,7 +280,11 @@ def _nearest(neurons: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:
 
 
 def _groups(centroids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The cells of each table in about `sqrt(cells)` groups, by k-means.
+    """The cells of each table in about `2 sqrt(cells)` groups, by k-means.
+
+    Neurons are many where cells are many, in the largest groups. With twice as many
+    groups as would be best if all were alike, a neuron looks at a third less, and its
+    cell is as near.
 
     Args:
         centroids: `[tables, cells, coordinates]`.
@@ -286,7 +293,7 @@ def _groups(centroids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         The groups' middles `[tables, groups, coordinates]`, and int32
         `[tables, cells]`, the group of each cell.
     """
-    middles = centroids[:, :: math.isqrt(centroids.shape[1])]
+    middles = centroids[:, :: max(1, math.isqrt(centroids.shape[1]) // 2)]
     tables, groups, _ = middles.shape
     for _ in range(_GROUPING_STEPS):
         members, moved = [], []

@@ -261,7 +261,7 @@ TEST(BadIds) {
                                    ", " + std::to_string(at % 4) +
                                    "]=" + std::to_string(bad);
       const ActiveIds view = {ids.data(), 3, 4};
-      CHECK_ERROR(CheckIds(view, 9), "`ids` must be neuron numbers in [0, 9)");
+      CHECK_ERROR(CheckIds(view, 9), "`ids` must be numbers in [0, 9)");
       CHECK_ERROR(CheckIds(view, 9), received);
       CHECK_ERROR(GroupByNeuron(view, 9, {}, &groups), received);
     }
@@ -571,8 +571,8 @@ Floats GradKernel(const Batch& b, const VectorKernels& kernels,
   const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
   Floats rows(neurons * b.input_dim, kNan), bias(neurons, kNan);
   ActiveMatmulGradKernel(b.view(), groups, b.gradient.data(), b.inputs.data(),
-                         b.input_dim, parallel_for, kernels, rows.data(),
-                         bias.data());
+                         b.input_dim, parallel_for, kernels, rows.data());
+  ActiveMatmulGradBias(groups, b.gradient.data(), bias.data());
   rows.insert(rows.end(), bias.begin(), bias.end());
   return rows;
 }
