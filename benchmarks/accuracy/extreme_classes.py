@@ -92,7 +92,7 @@ def main() -> None:
         "--data",
         nargs="+",
         choices=SETTINGS,
-        default=["citeulike", "synthetic", "amazon_670k"],
+        default=["citeulike", "synthetic"],
     )
     arguments = parser.parse_args()
     if arguments.quick:
