@@ -8,11 +8,15 @@ an execution where there is time for so many (Python takes a millisecond of a st
 whatever the layers); or single samples are passed through it, in a `tf.function` or by
 a loaded SavedModel. Both networks take turns, so that what disturbs the one disturbs
 the other. One JSON row per case: the median time of a step and its quartiles over the
-rounds, for both, and the ratio of the medians.
+rounds, for both, and the ratio of the medians. Of training, also the peak memory of a
+process that does nothing else, for both, and the size of the tables and the statistics
+that hashing keeps.
 """
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -172,7 +176,24 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
         row[f"{name}_ms"] = round(float(quartiles[1]), 3)
         row[f"{name}_quartiles_ms"] = [round(float(q), 3) for q in quartiles[[0, 2]]]
     row["times_as_fast"] = round(row["dense_ms"] / row["lsh_ms"], 2)
+    if trains(case):
+        row["lsh_peak_mib"], row["dense_peak_mib"] = (
+            peak_memory_mib(case, sparse) for sparse in (True, False)
+        )
+        row["tables_mib"] = round(tables_mib(case), 1)
     return row | {"rounds": rounds} | machine.facts(seed=0)
+
+
+def peak_memory_mib(case: Case, sparse: bool) -> int:
+    """Of a process that trains for a few steps."""
+    command = [sys.executable, __file__, "--memory-of", json.dumps([case, sparse])]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(run.stdout.split()[-1])
+
+
+def tables_mib(case: Case) -> float:
+    weights = make_model(case, True).non_trainable_weights
+    return sum(np.prod(w.shape) * np.dtype(w.dtype).itemsize for w in weights) / 2**20
 
 
 def main() -> None:
@@ -185,7 +206,13 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="cases with this in their name")
     parser.add_argument("--out", help="file to add the rows to, besides stdout")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.memory_of:
+        case, sparse = json.loads(options.memory_of)
+        training(Case(*case)._replace(steps=4), sparse)()
+        print(machine.proc_kib("/proc/self/status", "VmHWM") // 1024)
+        return
     if options.quick:
         options.rounds = 2
     for case in [CASES[0]._replace(steps=20)] if options.quick else CASES:

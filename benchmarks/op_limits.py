@@ -91,8 +91,11 @@ class Case:
         units = tf.constant(layer.units, tf.int64)
         optimizer = keras_lsh.LazyAdam()
         optimizer.build([layer.kernel])
-        by_kernel = library.lsh_active_matmul_grad_kernel(gradient, ids, inputs, units)
-        slices = tf.IndexedSlices(by_kernel[1], by_kernel[0], layer.kernel.shape)
+        groups = library.lsh_group_by_neuron(ids, units)
+        by_kernel = library.lsh_active_matmul_grad_kernel(
+            gradient, ids, *groups, inputs
+        )
+        slices = tf.IndexedSlices(by_kernel, groups[0], layer.kernel.shape)
         update = tf.function(lambda: optimizer.apply([slices], [layer.kernel]))
         rows = FLOAT * self.rows * self.width
         batch = FLOAT * int(tf.size(inputs))
@@ -107,14 +110,14 @@ class Case:
             ),
             "gradient by inputs": (
                 lambda: library.lsh_resource_active_matmul_grad_input(
-                    gradient, ids, kernel
+                    gradient, ids, *groups, kernel, nothing
                 ),
                 products,
                 rows + batch,
             ),
             "gradient by kernel": (
                 lambda: library.lsh_active_matmul_grad_kernel(
-                    gradient, ids, inputs, units
+                    gradient, ids, *groups, inputs
                 ),
                 products,
                 rows + batch,

@@ -2,48 +2,60 @@
 
     python benchmarks/top_k.py --out rows.jsonl
 
-The network of `extreme_step.py` is trained for a while on a synthetic set at the shape
-of Amazon-670K. Then the five classes with the largest logits are asked for, sample by
-sample: by hashing (`predict_top_k`), by the endpoint of an exported SavedModel, and
-exactly, by the product with the whole kernel and `tf.math.top_k` in one `tf.function`.
-All take turns. One JSON row: median milliseconds and quartiles, ratios to the exact
-one, and the recall of the true five on test samples.
+A network is trained by sampled softmax on the synthetic set at the shape of
+Amazon-670K, as in `accuracy/extreme_classes.py`, and its weights are given to one with
+LSHDense, which is shown some training samples for its tables. Then the five classes
+with the largest logits are asked for, sample by sample: by hashing (`predict_top_k`),
+by the endpoint of an exported SavedModel, and exactly, by the product with the whole
+kernel and `tf.math.top_k` in one `tf.function`. All take turns. One JSON row for each
+number of candidates (`oversample`): median milliseconds and quartiles, ratios to the
+exact one, the recall of the true five on test samples, and how many different classes
+these are, which says whether the model has learned anything.
 """
 
 import argparse
 import json
+import pathlib
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import machine
 import numpy as np
 import tensorflow as tf
-from extreme_step import QUICK, Case, make_model
 
 import keras_lsh
-from keras_lsh import datasets
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "accuracy"))
+import extreme
 
 K = 5
+TRAINED = {
+    False: extreme.Run("amazon_670k", "sampled", active=3500, learning_rate=3e-2),
+    True: extreme.Run("quick", "sampled", active=100),
+}
+ACTIVE = {False: 1000, True: 100}
+# Rebuilds of the tables, and the batches of samples before each.
+ROUNDS, SHOWN = 6, 10
 
 
-def train(case: Case, steps: int, verbose: int) -> tuple[Any, Any]:
-    """The trained model and test samples."""
-    train_set, test_set = datasets.synthetic_xc(
-        features=case.features,
-        labels=case.classes,
-        train_samples=case.batch * steps,
-        test_samples=1000,
-    )
-    model = make_model("lsh", case)
-    model.fit(
-        train_set.dataset(case.batch, seed=0),
-        verbose=verbose,
-        callbacks=[keras_lsh.RebuildTables(every=case.every)],
-    )
-    return model, test_set
+def with_tables(trained: Any, run: extreme.Run, train_set: Any) -> Any:
+    """A model with the weights of the trained one, and LSHDense for its output."""
+    model = extreme.make_model(run, train_set)
+    hidden, output = model.layers
+    hidden.set_weights(trained.hidden.get_weights())
+    output.kernel.assign(trained.kernel)
+    output.bias.assign(trained.bias)
+    for number in range(ROUNDS):
+        for x, y in train_set.dataset(
+            run.batch, seed=0, epochs=None, start_step=number * SHOWN
+        ).take(SHOWN):
+            with keras_lsh.label_scope(y):
+                model(x, training=True)
+        output.rebuild_tables()
+    return model
 
 
 def searches(model: Any, directory: str) -> dict[str, Callable[[Any], Any]]:
@@ -65,9 +77,7 @@ def searches(model: Any, directory: str) -> dict[str, Callable[[Any], Any]]:
     }
 
 
-def measure(case: Case, steps: int, samples: int, verbose: int) -> dict[str, Any]:
-    model, test_set = train(case, steps, verbose)
-    singles = [x for x, _ in test_set.dataset(1).take(samples)]
+def measure(model: Any, singles: list[Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         found: dict[str, list[np.ndarray]] = {}
         times: dict[str, list[float]] = {}
@@ -81,7 +91,7 @@ def measure(case: Case, steps: int, samples: int, verbose: int) -> dict[str, Any
                 ids = np.asarray(function(x))
                 times.setdefault(name, []).append(1000 * (time.perf_counter() - start))
                 found.setdefault(name, []).append(ids.reshape(-1))
-    row: dict[str, Any] = {"benchmark": "top_k", **case._asdict(), "k": K}
+    row: dict[str, Any] = {}
     for name, values in times.items():
         quartiles = np.percentile(values, [25, 50, 75])
         row[f"{name}_ms"] = round(float(quartiles[1]), 3)
@@ -99,28 +109,52 @@ def measure(case: Case, steps: int, samples: int, verbose: int) -> dict[str, Any
         )
     for name in ("predict_top_k", "saved_model"):
         row[f"{name}_times_as_fast"] = round(row["exact_ms"] / row[f"{name}_ms"], 2)
-    row |= {"trained_steps": steps, "samples": len(singles)}
-    return row | machine.facts(seed=0)
+    return row | {
+        "samples": len(singles),
+        "different_classes": len(np.unique(found["exact"])),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=2000, help="of training")
+    parser.add_argument("--steps", type=int, default=3800, help="of training")
     parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--oversample", type=float, nargs="+", default=[1, 4])
     parser.add_argument("--quick", action="store_true", help="a small case, briefly")
     parser.add_argument("--out", help="file to add the row to, besides stdout")
     options = parser.parse_args()
-    keras.utils.set_random_seed(0)
+    run = TRAINED[options.quick]
     if options.quick:
-        row = measure(QUICK, 20, 10, 1)
-    else:
-        row = measure(Case(), options.steps, options.samples, 1)
-    print(json.dumps(row))
-    if options.out:
-        with open(options.out, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        options.steps, options.samples = 20, 10
+    train_set, test_set = extreme.load(run.data, None)
+    trained = extreme.make_model(run, train_set)
+    data = train_set.dataset(run.batch, seed=0, epochs=None)
+    trained.fit(data, steps_per_epoch=options.steps, verbose=2)
+    precision = extreme.precision(extreme.exact_top(trained, run), test_set)
+    singles = [x for x, _ in test_set.dataset(1).take(options.samples)]
+    for oversample in options.oversample:
+        run = extreme.Run(
+            run.data, "lsh", active=ACTIVE[options.quick], oversample=oversample
+        )
+        model = with_tables(trained, run, train_set)
+        row = {
+            "benchmark": "top_k",
+            "features": train_set.features,
+            "classes": train_set.labels,
+            "active": run.active,
+            "oversample": oversample,
+            "k": K,
+            "trained_steps": options.steps,
+            "precision": precision,
+            **measure(model, singles),
+            **machine.facts(seed=0),
+        }
+        print(json.dumps(row), flush=True)
+        if options.out:
+            with open(options.out, "a") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":

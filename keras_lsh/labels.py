@@ -40,6 +40,31 @@ def as_ids(labels: Any, classes: int | None = None) -> tf.Tensor:
         tf.errors.InvalidArgumentError: If a class is negative, not in
             `[0, classes)`, or no integer.
     """
+    found = _found_in_scope(labels, classes)
+    if found is not None:
+        return found
+    ids = _as_ids(labels, classes)
+    made = _local.__dict__.get("made")
+    if made is not None:
+        made.append((labels, classes, ids))
+    return ids
+
+
+def _found_in_scope(labels: Any, classes: int | None) -> tf.Tensor | None:
+    """What `as_ids` has made of the same labels before in this `label_scope`.
+
+    A layer and a loss ask for the same.
+    """
+    eager, graph = tf.executing_eagerly(), tf.compat.v1.get_default_graph()
+    for known, of_classes, ids in _local.__dict__.get("made") or ():
+        # Tensors of a graph within this one are out of reach.
+        reachable = eager or getattr(ids, "graph", graph) is graph
+        if known is labels and of_classes == classes and reachable:
+            return ids
+    return None
+
+
+def _as_ids(labels: Any, classes: int | None) -> tf.Tensor:
     if isinstance(labels, tf.SparseTensor):
         return _of_multi_hot(labels, classes)
     if not isinstance(labels, tf.RaggedTensor):
@@ -75,12 +100,12 @@ def label_scope(labels: Any) -> Iterator[None]:
         labels: What `as_ids` takes; or, for several outputs, a dictionary from the
             names of layers to the labels of each.
     """
-    previous = _local.__dict__.get("labels")
-    _local.labels = labels
+    previous = _local.__dict__.get("labels"), _local.__dict__.get("made")
+    _local.labels, _local.made = labels, []
     try:
         yield
     finally:
-        _local.labels = previous
+        _local.labels, _local.made = previous
 
 
 def in_label_scope() -> bool:

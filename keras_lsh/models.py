@@ -59,6 +59,18 @@ class _Labelled:
         with label_scope(self._by_layer(y)):
             return super().train_step(data)  # type: ignore[misc]
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """As in Keras; the optimizer's slots are made before.
+
+        If the first tracing of a step makes them, TensorFlow traces it twice.
+        """
+        model: Any = self
+        optimizer = model.optimizer
+        if model.built and optimizer is not None and not optimizer.built:
+            with model.distribute_strategy.scope():
+                optimizer.build(model.trainable_variables)
+        return super().make_train_function(force)  # type: ignore[misc]
+
     def predict_top_k(
         self,
         x: Any,

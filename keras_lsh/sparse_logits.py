@@ -1,11 +1,26 @@
 """Outputs of a very wide layer as `tf.SparseTensor`: only what is active is there."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from keras_lsh.labels import NO_LABEL
 from keras_lsh.ops._checks import MAX_INT32
+
+
+class _Entries(NamedTuple):
+    """What a SparseTensor was made from, so that nobody need find it out again."""
+
+    indices: tf.Tensor  # of the SparseTensor
+    values: tf.Tensor  # [batch, active]
+    ids: tf.Tensor  # int32 [batch, active]
+    drawn: tf.Tensor | None  # bool [batch, active]
+
+
+def _entries_of(logits: tf.SparseTensor) -> _Entries | None:
+    entries = getattr(logits.values, "_keras_lsh_entries", None)
+    # The values might have been given other places since.
+    return entries if entries and entries.indices is logits.indices else None
 
 
 def from_active(
@@ -29,13 +44,14 @@ def from_active(
     )
     outputs.indices.set_shape([None, 2])
     # Tensors carry Keras' masks in the same way.
-    outputs.values._keras_lsh_drawn = drawn
+    outputs.values._keras_lsh_entries = _Entries(outputs.indices, values, ids, drawn)
     return outputs
 
 
 def drawn_of(logits: tf.SparseTensor) -> tf.Tensor | None:
     """Which entries are there by chance, bool `[batch, active]`; None: unknown."""
-    return getattr(logits.values, "_keras_lsh_drawn", None)
+    entries = _entries_of(logits)
+    return entries.drawn if entries else None
 
 
 def contained(ids: tf.Tensor, sought: tf.Tensor) -> tf.Tensor:
@@ -70,6 +86,9 @@ def to_active(logits: tf.SparseTensor) -> tuple[tf.Tensor, tf.Tensor]:
         The values `[batch, most]` and their columns, int32, ascending; in rows of fewer
         entries than the longest one, `-inf` and -1 at the end.
     """
+    entries = _entries_of(logits)
+    if entries:
+        return entries.values, entries.ids
     batch = logits.dense_shape[0]
     columns = tf.cast(logits.indices[:, 1], tf.int32)
 

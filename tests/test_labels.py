@@ -112,3 +112,35 @@ def test_scope():
         assert len(failures) == 1
     with pytest.raises(ValueError, match="LSHSequential"):
         labels_for("any", 5)
+
+
+def test_a_scope_asks_for_the_form_of_the_same_labels_once():
+    ragged = tf.ragged.constant([[3, 1], [2]])
+    same = tf.ragged.constant([[3, 1], [2]])
+    outside = as_ids(ragged, 5)
+    with label_scope(ragged):
+        first = as_ids(ragged, 5)
+        assert as_ids(ragged, 5) is first is not outside
+        assert as_ids(same, 5) is not first
+        assert as_ids(ragged) is not first
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            as_ids(ragged, 3)
+    with label_scope(ragged):
+        assert as_ids(ragged, 5) is not first
+
+
+def test_a_graph_within_a_graph_has_its_own():
+    ragged = tf.ragged.constant([[3, 1], [2]])
+
+    @tf.function
+    def outer(condition):
+        with label_scope(ragged):
+            within = tf.cond(
+                condition,
+                lambda: as_ids(ragged, 5),
+                lambda: as_ids(ragged, 6),
+            )
+            return within, as_ids(ragged, 5)
+
+    for ids in outer(tf.constant(True)):
+        np.testing.assert_array_equal(ids, [[3, 1], [2, -1]])

@@ -84,6 +84,30 @@ def test_without_labels_it_does_not_learn_as_well(trained):
     assert accuracy(model) < accuracy(trained[0]) - 0.2
 
 
+def test_a_step_is_traced_once():
+    calls = []
+
+    class Counted(keras_lsh.LSHDense):
+        def call(self, inputs, training=None):
+            if training and not tf.executing_eagerly():
+                calls.append(tf.compat.v1.get_default_graph())
+            return super().call(inputs, training)
+
+    model = keras_lsh.LSHSequential(
+        [
+            keras.Input((WIDTH,)),
+            Counted(CLASSES, active=30, output="sparse", force_labels=True),
+        ]
+    )
+    model.compile(keras_lsh.LazyAdam(1e-2), losses.ActiveSoftmaxCrossentropy())
+    x, y = problem(100)
+    calls.clear()
+    callbacks = [keras_lsh.RebuildTables()]
+    model.fit(x, y, batch_size=50, verbose=0, callbacks=callbacks)
+    assert len(calls) == 1
+    assert model.optimizer.iterations == 2
+
+
 def test_plain_models_have_no_labels():
     x, y = problem(50)
     model = make_model()

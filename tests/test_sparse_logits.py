@@ -15,9 +15,22 @@ def test_there_and_back():
     dense = np.zeros([6, 9], np.float32)
     np.put_along_axis(dense, ids, values, axis=1)
     np.testing.assert_array_equal(tf.sparse.to_dense(logits), dense)
-    back_values, back_ids = sparse_logits.to_active(logits)
-    np.testing.assert_array_equal(back_values, values)
-    np.testing.assert_array_equal(back_ids, ids)
+    # As from_active gives it, and without what it remembers.
+    plain = tf.SparseTensor(logits.indices, 2 * logits.values, logits.dense_shape)
+    for form, factor in ((logits, 1), (plain, 2)):
+        back_values, back_ids = sparse_logits.to_active(form)
+        np.testing.assert_array_equal(back_values, factor * values)
+        np.testing.assert_array_equal(back_ids, ids)
+
+
+def test_values_given_other_places_are_found_there():
+    logits = sparse_logits.from_active(
+        tf.constant([[5.0, 6.0]]), tf.constant([[1, 3]]), 9
+    )
+    moved = tf.SparseTensor(tf.add(logits.indices, [0, 2]), logits.values, [1, 9])
+    values, ids = sparse_logits.to_active(moved)
+    np.testing.assert_array_equal(values, [[5, 6]])
+    np.testing.assert_array_equal(ids, [[3, 5]])
 
 
 @pytest.mark.parametrize("traced", [False, True])

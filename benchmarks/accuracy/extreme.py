@@ -24,7 +24,10 @@ TOP = (1, 3, 5)
 SYNTHETIC = {
     "quick": (1000, 2000, 12_800, 1000),
     "synthetic": (20_000, 30_000, 60_000, 6000),
+    "amazon_670k": (135_909, 670_091, 490_449, 2000),
 }
+# Tests in an epoch, where there is more than one.
+TESTS = {"amazon_670k": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,10 @@ class Run:
         hidden: ReLU units of the hidden layer.
         deviation: standard deviation of its initial weights.
         batch: samples a step.
+        oversample: candidates for each active class of "lsh"; None: the layer's own
+            default.
+        explore: the share of the active classes of "lsh" that is drawn at random; with
+            `log_q` these stand for all that are not active.
     """
 
     data: str
@@ -63,6 +70,8 @@ class Run:
     hidden: int = 128
     deviation: float = 0.3
     batch: int = 128
+    oversample: float | None = None
+    explore: float = 0.0
 
     def __str__(self) -> str:
         fields = dataclasses.fields(self)
@@ -228,6 +237,8 @@ def make_model(run: Run, train: Any) -> keras.Model:
     if run.method != "lsh":
         selection = "random" if run.method == "uniform" else run.method
         settings = {"selection": selection, "inference": "exact"}
+    else:
+        settings = {"oversample": run.oversample, "explore": run.explore}
     output = keras_lsh.LSHDense(
         train.labels,
         active=run.active,
@@ -244,25 +255,27 @@ def make_model(run: Run, train: Any) -> keras.Model:
 
 
 def train(run: Run, directory: str | None, verbose: int = 0) -> dict[str, Any]:
-    """Trains and tests after each epoch.
+    """Trains and tests, after each epoch or more often (`TESTS`).
 
     Returns:
-        A row for a file of results: the fields of the run and, by epoch, `seconds` of
-        training so far (tracing and rebuilds included, testing not), `precision` at 1,
-        3 and 5 on the whole test set with all outputs computed, and, of "lsh",
-        `hashed`: the same of the labels that hashing finds.
+        A row for a file of results: the fields of the run, `steps` from one test to
+        the next and, by test, `seconds` of training so far (tracing and rebuilds
+        included, testing not), `precision` at 1, 3 and 5 on the whole test set with all
+        outputs computed, and, of "lsh", `hashed`: the same of the labels that hashing
+        finds.
     """
     train_set, test_set = load(run.data, directory)
     model = make_model(run, train_set)
-    steps = train_set.steps_per_epoch(run.batch)
+    tests = TESTS.get(run.data, 1)
+    steps = train_set.steps_per_epoch(run.batch) // tests
     rebuild = [keras_lsh.RebuildTables(every=run.every)] if run.method == "lsh" else []
     row: dict[str, Any] = dataclasses.asdict(run)
     row |= {"seconds": [], "precision": [], "hashed": []}
     top = exact_top(model, run)
     seconds = 0.0
-    for epoch in range(run.epochs):
+    for number in range(run.epochs * tests):
         data = train_set.dataset(
-            run.batch, seed=run.seed, epochs=None, start_step=epoch * steps
+            run.batch, seed=run.seed, epochs=None, start_step=number * steps
         )
         start = time.perf_counter()
         model.fit(
@@ -274,7 +287,8 @@ def train(run: Run, directory: str | None, verbose: int = 0) -> dict[str, Any]:
         if run.method == "lsh":
             row["hashed"].append(precision(hashed_top(model), test_set))
         print(
-            f"  epoch {epoch + 1}: {seconds:.1f} s, P@1 {row['precision'][-1][0]}",
+            f"  {(number + 1) / tests:g} epochs: {seconds:.1f} s, "
+            f"P@1 {row['precision'][-1][0]}",
             flush=True,
         )
     row["accuracy"] = max(p[0] for p in row["precision"])

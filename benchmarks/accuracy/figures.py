@@ -32,6 +32,7 @@ def write(
     abscissa: str,
     ordinate: str = "test accuracy",
     to_scale: bool = False,
+    unit: str = "%",
 ) -> None:
     """Writes a table (`.md`) and a plot (`.svg`) beside a file of rows, and says where.
 
@@ -46,12 +47,13 @@ def write(
         ordinate: what the accuracies are.
         to_scale: whether the points are numbers, to be drawn at their places; if not,
             they are evenly spaced.
+        unit: of the table's values. The plot is in %.
     """
     title = (doc or "").split("\n")[0]
     lines = [
         f"# {title}",
         "",
-        f"{ordinate.capitalize()} in %, median over seeds (and range); made by "
+        f"{ordinate.capitalize()} in {unit}, median over seeds (and range); made by "
         f"`benchmarks/accuracy/{rows.stem}.py` from [{rows.name}]({rows.name}).",
         "",
         markdown(headings, table),

@@ -71,7 +71,10 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def sweep(
-    runs: Iterable[Any], train: Train, arguments: argparse.Namespace
+    runs: Iterable[Any],
+    train: Train,
+    arguments: argparse.Namespace,
+    figure: str = "accuracy",
 ) -> list[dict[str, Any]]:
     """Trains what has no row yet, adding each row to the file as it comes.
 
@@ -79,6 +82,7 @@ def sweep(
         runs: dataclasses of one type, whose fields are fields of their rows.
         train: of that type.
         arguments: of a parser that `options` made.
+        figure: which of a row's fields is printed when it comes.
 
     Returns:
         The rows of all the runs, in their order.
@@ -103,7 +107,7 @@ def sweep(
             left = each * (len(open_runs) - done) / 60
             print(
                 f"[{done}/{len(open_runs)}, {left:.0f} min left] {run}: "
-                f"accuracy {row['accuracy']:.4f}",
+                f"{figure} {row[figure]:.4f}",
                 flush=True,
             )
     return [known[_key(run)] for run in runs]

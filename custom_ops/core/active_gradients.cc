@@ -4,13 +4,21 @@
 #include <cstdint>
 #include <vector>
 
+#include "custom_ops/core/active_set.h"
+#include "custom_ops/core/sparse_inputs.h"
+
 namespace keras_lsh {
 namespace {
 
-constexpr int64_t kCacheFloats = 8192;  // of the first-level cache: 32 KiB
-constexpr int64_t kLeastColumns = 64;   // a slab's rows should fill registers
-constexpr int64_t kNeuronsAtOnce = 64;  // of one item of work
-constexpr int64_t kLine = 16;           // floats of a cache line
+constexpr int64_t kCacheFloats = 8192;   // of the first-level cache: 32 KiB
+constexpr int64_t kLeastColumns = 64;    // a slab's rows should fill registers
+constexpr int64_t kNeuronsAtOnce = 64;   // of one item of work
+constexpr int64_t kRowFloats = 1 << 16;  // of the second-level cache: 256 KiB
+constexpr int64_t kLine = 16;            // floats of a cache line
+
+// Samples whose gradients at a few columns are added up together: each pass
+// over the neurons' rows is for so many.
+constexpr int64_t kSamplesAtOnce = 64;
 
 // Neurons' rows that are asked for before they are needed.
 constexpr int64_t kRowsAhead = 4;
@@ -93,10 +101,6 @@ class SlabBuffer {
   float* first_;               // at the beginning of a cache line
 };
 
-}  // namespace
-
-namespace {
-
 // Sample by sample, the sums held in registers.
 void GradInputOfSmallKernel(const ActiveIds& ids, const Terms& terms,
                             const NeuronSamples& groups, const float* kernel,
@@ -128,7 +132,79 @@ void GradInputOfSmallKernel(const ActiveIds& ids, const Terms& terms,
                });
 }
 
+// The gradient of one neuron's row by samples that are all sparse.
+void SparseRow(const NeuronSamples& groups, const Terms& terms,
+               const SparseInputs& inputs, int64_t group, int64_t input_dim,
+               const VectorKernels& vector_kernels, float* row) {
+  std::fill_n(row, input_dim, 0.0f);
+  for (int64_t i = groups.starts[group]; i < groups.starts[group + 1]; ++i) {
+    const int32_t sample = terms.samples[i];
+    vector_kernels.add_sparse(terms.scales[i], inputs.Columns(sample),
+                              inputs.Values(sample), inputs.Count(sample), row);
+  }
+}
+
+// A slab of the gradients of the neurons [first, last), `rows` being those of
+// `first` and of the ones behind it.
+void AddSlab(const NeuronSamples& groups, const Terms& terms,
+             const std::vector<float*>& samples, const Slabs& slabs,
+             int64_t slab, int64_t first, int64_t last,
+             const VectorKernels& vector_kernels, float* rows) {
+  for (int64_t g = first; g < last; ++g) {
+    const int64_t i = groups.starts[g];
+    vector_kernels.weighted_sum(
+        &samples[i], &terms.scales[i], groups.starts[g + 1] - i,
+        slabs.Width(slab),
+        rows + (g - first) * slabs.columns + slabs.Begin(slab));
+  }
+}
+
 }  // namespace
+
+void ActiveMatmulGradInputAt(const ActiveIds& ids, const NeuronSamples& groups,
+                             const float* gradient, const float* kernel,
+                             int64_t input_dim, const ActiveIds& wanted,
+                             const ParallelFor& parallel_for,
+                             const VectorKernels& vector_kernels,
+                             float* input_gradient) {
+  const Terms terms(ids, groups, gradient);
+  const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
+  const int64_t parts = (ids.batch + kSamplesAtOnce - 1) / kSamplesAtOnce;
+  parallel_for(
+      parts, kSamplesAtOnce * (ids.active * wanted.active * 2 + input_dim / 8),
+      [&](int64_t begin, int64_t end) {
+        begin *= kSamplesAtOnce;
+        end = std::min(end * kSamplesAtOnce, ids.batch);
+        // What is added up for unused places is thrown away.
+        const int64_t any = wanted.active;
+        std::vector<int32_t> columns(wanted.ids + begin * any,
+                                     wanted.ids + end * any);
+        for (int32_t& column : columns) column = std::max(column, 0);
+        std::vector<float> sums((end - begin) * any, 0.0f);
+        for (int64_t g = 0; g < neurons; ++g) {
+          const float* row = kernel + groups.neurons[g] * input_dim;
+          const auto sample = terms.samples.begin();
+          int64_t i = std::lower_bound(sample + groups.starts[g],
+                                       sample + groups.starts[g + 1], begin) -
+                      sample;
+          for (; i < groups.starts[g + 1] && terms.samples[i] < end; ++i) {
+            const int64_t first = (terms.samples[i] - begin) * any;
+            vector_kernels.add_gathered(terms.scales[i], row, &columns[first],
+                                        any, &sums[first]);
+          }
+        }
+        std::fill(input_gradient + begin * input_dim,
+                  input_gradient + end * input_dim, 0.0f);
+        for (int64_t b = begin; b < end; ++b) {
+          for (int64_t k = 0; k < any; ++k) {
+            const int32_t column = wanted.ids[b * any + k];
+            if (column == kNoId) continue;
+            input_gradient[b * input_dim + column] =
+                sums[(b - begin) * any + k];
+          }
+        }
+      });
+}
 
 void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
                            const float* gradient, const float* kernel,
@@ -168,26 +244,43 @@ void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
       });
 }
 
+void ActiveMatmulGradBias(const NeuronSamples& groups, const float* gradient,
+                          float* bias_gradient) {
+  for (size_t g = 0; g < groups.neurons.size(); ++g) {
+    float sum = 0.0f;
+    for (int64_t i = groups.starts[g]; i < groups.starts[g + 1]; ++i) {
+      sum += gradient[groups.places[i]];
+    }
+    bias_gradient[g] = sum;
+  }
+}
+
 void ActiveMatmulGradKernel(const ActiveIds& ids, const NeuronSamples& groups,
                             const float* gradient, const float* inputs,
                             int64_t input_dim, const ParallelFor& parallel_for,
                             const VectorKernels& vector_kernels,
-                            float* kernel_gradient, float* bias_gradient) {
+                            float* kernel_gradient) {
   const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
   if (neurons == 0) return;
-  const Slabs slabs(ids.batch, input_dim);
   const Terms terms(ids, groups, gradient);
-  for (int64_t g = 0; g < neurons; ++g) {
-    float sum = 0.0f;
-    for (int64_t i = groups.starts[g]; i < groups.starts[g + 1]; ++i) {
-      sum += terms.scales[i];
-    }
-    bias_gradient[g] = sum;
+  const int64_t places = static_cast<int64_t>(groups.places.size());
+  const SparseInputs sparse(inputs, ids.batch, input_dim, parallel_for);
+  if (sparse.AllAreSparse()) {
+    parallel_for(
+        neurons,
+        (1 + 2 * places / neurons) * (input_dim / SparseInputs::kSparsity),
+        [&](int64_t begin, int64_t end) {
+          for (int64_t g = begin; g < end; ++g) {
+            SparseRow(groups, terms, sparse, g, input_dim, vector_kernels,
+                      kernel_gradient + g * input_dim);
+          }
+        });
+    return;
   }
   // Slab by slab, and within a slab so many neurons at a time, so that there is
   // work for several threads where a slab holds all columns.
+  const Slabs slabs(ids.batch, input_dim);
   const int64_t parts = (neurons + kNeuronsAtOnce - 1) / kNeuronsAtOnce;
-  const int64_t places = static_cast<int64_t>(groups.places.size());
   parallel_for(slabs.count * parts, (1 + places / parts) * (slabs.width / 8),
                [&](int64_t begin, int64_t end) {
                  SlabBuffer samples(ids.batch, slabs);
@@ -197,18 +290,59 @@ void ActiveMatmulGradKernel(const ActiveIds& ids, const NeuronSamples& groups,
                    const int64_t slab = item / parts;
                    if (slab != loaded) samples.Load(inputs, slab);
                    loaded = slab;
-                   const int64_t first_neuron = item % parts * kNeuronsAtOnce;
-                   const int64_t last_neuron =
-                       std::min(first_neuron + kNeuronsAtOnce, neurons);
-                   for (int64_t g = first_neuron; g < last_neuron; ++g) {
-                     const int64_t first = groups.starts[g];
-                     vector_kernels.weighted_sum(
-                         &rows[first], &terms.scales[first],
-                         groups.starts[g + 1] - first, slabs.Width(slab),
-                         kernel_gradient + g * input_dim + slabs.Begin(slab));
-                   }
+                   const int64_t first = item % parts * kNeuronsAtOnce;
+                   AddSlab(groups, terms, rows, slabs, slab, first,
+                           std::min(first + kNeuronsAtOnce, neurons),
+                           vector_kernels, kernel_gradient + first * input_dim);
                  }
                });
+}
+
+bool ActiveMatmulGradKernelRows(
+    const ActiveIds& ids, const NeuronSamples& groups, const float* gradient,
+    const float* inputs, int64_t input_dim, const ParallelFor& parallel_for,
+    const VectorKernels& vector_kernels, const UseRows& use) {
+  const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
+  if (neurons == 0) return true;
+  const Terms terms(ids, groups, gradient);
+  const int64_t places = static_cast<int64_t>(groups.places.size());
+  const SparseInputs sparse(inputs, ids.batch, input_dim, parallel_for);
+  if (sparse.AllAreSparse()) {
+    parallel_for(neurons, input_dim * 2, [&](int64_t begin, int64_t end) {
+      std::vector<float> row(input_dim);
+      for (int64_t g = begin; g < end; ++g) {
+        SparseRow(groups, terms, sparse, g, input_dim, vector_kernels,
+                  row.data());
+        use(g, g + 1, row.data());
+      }
+    });
+    return true;
+  }
+  // So many neurons at a time that their rows stay in the second-level cache.
+  // All slabs of the samples are loaded for each such part.
+  const Slabs slabs(ids.batch, input_dim);
+  const int64_t at_once =
+      std::max<int64_t>(1, kRowFloats / std::max<int64_t>(input_dim, 1));
+  const int64_t parts = (neurons + at_once - 1) / at_once;
+  if (parts * ids.batch > places / 2) return false;
+  parallel_for(parts, (1 + places / parts) * (input_dim / 8),
+               [&](int64_t begin, int64_t end) {
+                 SlabBuffer samples(ids.batch, slabs);
+                 const std::vector<float*> of_places =
+                     samples.Rows(terms.samples);
+                 std::vector<float> rows(at_once * input_dim);
+                 for (int64_t part = begin; part < end; ++part) {
+                   const int64_t first = part * at_once;
+                   const int64_t last = std::min(first + at_once, neurons);
+                   for (int64_t slab = 0; slab < slabs.count; ++slab) {
+                     samples.Load(inputs, slab);
+                     AddSlab(groups, terms, of_places, slabs, slab, first, last,
+                             vector_kernels, rows.data());
+                   }
+                   use(first, last, rows.data());
+                 }
+               });
+  return true;
 }
 
 }  // namespace keras_lsh

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "custom_ops/core/active_set.h"
+#include "custom_ops/core/sparse_inputs.h"
 
 namespace keras_lsh {
 namespace {
@@ -12,6 +13,15 @@ namespace {
 // busy, few enough for the pointers to stay on the stack.
 constexpr int64_t kChunk = 64;
 
+// With fewer samples a neuron than this, the memory that rows come from is all
+// that counts.
+constexpr int64_t kReuse = 2;
+
+// Rows of more floats than this, together, are not kept in the caches: they
+// would drive out what the rest of the program works with, and a call of one
+// sample took half as long again.
+constexpr int64_t kKeptInCache = 1 << 19;
+
 constexpr int64_t kMaxTile = VectorKernels::kMaxTileRows;
 
 // What the loops over neurons share.
@@ -19,6 +29,7 @@ struct Products {
   const ActiveIds& ids;
   const NeuronSamples& groups;
   const float* inputs;
+  const SparseInputs& sparse;
   int64_t input_dim;
   const float* kernel;
   const float* bias;
@@ -28,8 +39,17 @@ struct Products {
   const float* Row(int64_t group) const {
     return kernel + groups.neurons[group] * input_dim;
   }
-  const float* Input(int32_t place) const {
-    return inputs + place / ids.active * input_dim;
+  int64_t Sample(int32_t place) const { return place / ids.active; }
+  const float* Input(int64_t sample) const {
+    return inputs + sample * input_dim;
+  }
+  // The products of a sparse sample with rows. `next`: a row that comes soon
+  // and is not in a cache, or null.
+  void MultiplySparse(const float* const* rows, int64_t num_rows,
+                      const float* next, int64_t sample, float* out) const {
+    vector_kernels.sparse_dots(rows, num_rows, next, sparse.Columns(sample),
+                               sparse.Values(sample), sparse.Count(sample),
+                               out);
   }
   void Write(int64_t group, int32_t place, float product) const {
     values[place] =
@@ -39,16 +59,73 @@ struct Products {
 
 // The products of one neuron with its samples.
 void MultiplyOne(const Products& p, int64_t group) {
+  const float* row = p.Row(group);
   const float* vectors[kChunk];
+  int32_t places[kChunk];
   float products[kChunk];
-  for (int64_t i = p.groups.starts[group]; i < p.groups.starts[group + 1];
-       i += kChunk) {
-    const int64_t count = std::min(kChunk, p.groups.starts[group + 1] - i);
-    const int32_t* places = p.groups.places.data() + i;
-    for (int64_t c = 0; c < count; ++c) vectors[c] = p.Input(places[c]);
-    p.vector_kernels.dots(p.Row(group), vectors, count, p.input_dim, products);
+  int64_t count = 0;
+  const auto multiply = [&] {
+    p.vector_kernels.dots(row, vectors, count, p.input_dim, products);
     for (int64_t c = 0; c < count; ++c) p.Write(group, places[c], products[c]);
+    count = 0;
+  };
+  for (int64_t i = p.groups.starts[group]; i < p.groups.starts[group + 1];
+       ++i) {
+    const int32_t place = p.groups.places[i];
+    const int64_t sample = p.Sample(place);
+    if (p.sparse.IsSparse(sample)) {
+      float product;
+      p.MultiplySparse(&row, 1, nullptr, sample, &product);
+      p.Write(group, place, product);
+      continue;
+    }
+    places[count] = place;
+    vectors[count++] = p.Input(sample);
+    if (count == kChunk) multiply();
   }
+  multiply();
+}
+
+// The products of the places from `begin` to `end`, whatever they share.
+void MultiplyPlaces(const Products& p, int64_t begin, int64_t end) {
+  const bool once = static_cast<int64_t>(p.groups.neurons.size()) >
+                    kKeptInCache / std::max<int64_t>(p.input_dim, 1);
+  const float *rows[kChunk] = {}, *vectors[kChunk] = {};
+  int64_t groups[kChunk];
+  int32_t places[kChunk];
+  float products[kChunk];
+  int64_t count = 0;
+  const auto multiply = [&] {
+    p.vector_kernels.pair_dots(rows, vectors, count, p.input_dim, once,
+                               products);
+    for (int64_t c = 0; c < count; ++c) {
+      p.Write(groups[c], places[c], products[c]);
+    }
+    count = 0;
+  };
+  int64_t group =
+      std::upper_bound(p.groups.starts.begin(), p.groups.starts.end(), begin) -
+      p.groups.starts.begin() - 1;
+  for (int64_t i = begin; i < end; ++i) {
+    while (i >= p.groups.starts[group + 1]) ++group;
+    const int32_t place = p.groups.places[i];
+    const int64_t sample = p.Sample(place);
+    rows[count] = p.Row(group);
+    if (p.sparse.IsSparse(sample)) {
+      const bool last =
+          group + 1 == static_cast<int64_t>(p.groups.neurons.size());
+      float product;
+      p.MultiplySparse(&rows[count], 1, last ? nullptr : p.Row(group + 1),
+                       sample, &product);
+      p.Write(group, place, product);
+      continue;
+    }
+    groups[count] = group;
+    places[count] = place;
+    vectors[count++] = p.Input(sample);
+    if (count == kChunk) multiply();
+  }
+  multiply();
 }
 
 // The samples of any of a tile's neurons, and where each neuron has them.
@@ -64,7 +141,7 @@ class SharedSamples {
     std::array<int64_t, kMaxTile> next, sample;
     const auto sample_at = [&](int64_t r) {
       return next[r] < starts[first + r + 1]
-                 ? p.groups.places[next[r]] / p.ids.active
+                 ? p.Sample(p.groups.places[next[r]])
                  : p.ids.batch;
     };
     for (int64_t r = 0; r < rows_; ++r) {
@@ -72,12 +149,12 @@ class SharedSamples {
       sample[r] = sample_at(r);
     }
     places_.clear();
-    inputs_.clear();
+    samples_.clear();
     while (true) {
       const int64_t b =
           *std::min_element(sample.begin(), sample.begin() + rows_);
       if (b == p.ids.batch) return true;
-      if (static_cast<int64_t>(inputs_.size()) == most) return false;
+      if (static_cast<int64_t>(samples_.size()) == most) return false;
       for (int64_t r = 0; r < rows_; ++r) {
         if (sample[r] == b) {
           places_.push_back(p.groups.places[next[r]++]);
@@ -86,33 +163,52 @@ class SharedSamples {
           places_.push_back(kNoId);
         }
       }
-      inputs_.push_back(p.inputs + b * p.input_dim);
+      samples_.push_back(b);
     }
   }
 
   // The products of the merged tile.
   void Multiply(const Products& p, int64_t first) {
-    const int64_t count = static_cast<int64_t>(inputs_.size());
     const float* rows[kMaxTile];
+    float products[kMaxTile];
     for (int64_t r = 0; r < rows_; ++r) rows[r] = p.Row(first + r);
-    products_.resize(rows_ * count);
-    p.vector_kernels.dot_tile(rows, rows_, inputs_.data(), count, p.input_dim,
-                              products_.data());
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t r = 0; r < rows_; ++r) {
-        const int32_t place = places_[i * rows_ + r];
-        if (place != kNoId) {
-          p.Write(first + r, place, products_[r * count + i]);
-        }
+    vectors_.clear();
+    vectors_at_.clear();
+    for (size_t i = 0; i < samples_.size(); ++i) {
+      if (p.sparse.IsSparse(samples_[i])) {
+        p.MultiplySparse(rows, rows_, nullptr, samples_[i], products);
+        Write(p, first, i, products, 1);
+      } else {
+        vectors_.push_back(p.Input(samples_[i]));
+        vectors_at_.push_back(i);
       }
+    }
+    const int64_t count = static_cast<int64_t>(vectors_.size());
+    products_.resize(rows_ * count);
+    p.vector_kernels.dot_tile(rows, rows_, vectors_.data(), count, p.input_dim,
+                              products_.data());
+    for (int64_t v = 0; v < count; ++v) {
+      Write(p, first, vectors_at_[v], &products_[v], count);
     }
   }
 
  private:
+  // Writes the products, `stride` apart, of the i-th sample.
+  void Write(const Products& p, int64_t first, size_t i, const float* products,
+             int64_t stride) const {
+    for (int64_t r = 0; r < rows_; ++r) {
+      const int32_t place = places_[i * rows_ + r];
+      if (place != kNoId) p.Write(first + r, place, products[r * stride]);
+    }
+  }
+
   int64_t rows_ = 0;
-  std::vector<int32_t> places_;  // [samples, rows]; kNoId: does not have it
-  std::vector<const float*> inputs_;  // [samples]
-  std::vector<float> products_;       // [rows, samples]
+  std::vector<int32_t> places_;   // [samples, rows]; kNoId: does not have it
+  std::vector<int64_t> samples_;  // [samples]
+  std::vector<const float*>
+      vectors_;                     // the inputs of those that are not sparse
+  std::vector<size_t> vectors_at_;  // and which these are
+  std::vector<float> products_;     // [rows, vectors]
 };
 
 }  // namespace
@@ -126,8 +222,15 @@ void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
     std::fill_n(values, ids.batch * ids.active, 0.0f);
   }
   if (places == 0) return;
-  const Products products = {ids,    groups, inputs,         input_dim,
+  const SparseInputs sparse(inputs, ids.batch, input_dim, parallel_for);
+  const Products products = {ids,    groups, inputs,         sparse, input_dim,
                              kernel, bias,   vector_kernels, values};
+  if (places < kReuse * static_cast<int64_t>(groups.neurons.size())) {
+    parallel_for(places, input_dim / 4 + 16, [&](int64_t begin, int64_t end) {
+      MultiplyPlaces(products, begin, end);
+    });
+    return;
+  }
   const int64_t tiles = static_cast<int64_t>(groups.tiles.size()) - 1;
   parallel_for(
       tiles, (1 + places / tiles) * (input_dim / 16 + 16),

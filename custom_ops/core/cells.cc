@@ -27,7 +27,7 @@ constexpr int64_t kInputsAtOnce = 8;  // rows of a block of a product
 constexpr int64_t kCellsAtOnce = 48;  // columns of one
 constexpr int64_t kPointsAtOnce = 256;
 constexpr int64_t kCentroidsAtOnce = 64;
-constexpr int64_t kPointsOfPiece = 4096;
+constexpr int64_t kPointsOfPiece = 2048;
 
 // A few points, laid out for products with many centroids.
 class PointColumns {

@@ -131,17 +131,40 @@ void MakeTiles(const NeuronKeys& keys, NeuronSamples* out) {
 
 }  // namespace
 
-Status CheckIds(const ActiveIds& ids, int64_t units) {
+Status CheckIds(const ActiveIds& ids, int64_t units, const char* name) {
   for (int64_t i = 0; i < ids.batch * ids.active; ++i) {
     if (ids.ids[i] < kNoId || ids.ids[i] >= units) {
       return Status::Invalid(
-          "`ids` must be neuron numbers in [0, " + std::to_string(units) +
-          "), or -1 for an unused place. Received: ids[" +
-          std::to_string(i / ids.active) + ", " +
+          "`" + std::string(name) + "` must be numbers in [0, " +
+          std::to_string(units) + "), or -1 for an unused place. Received: " +
+          name + "[" + std::to_string(i / ids.active) + ", " +
           std::to_string(i % ids.active) + "]=" + std::to_string(ids.ids[i]));
     }
   }
   return Status();
+}
+
+Status CheckGroups(const NeuronSamples& groups, const ActiveIds& ids,
+                   int64_t units) {
+  const auto& [neurons, starts, places, tiles] = groups;
+  const int64_t end = static_cast<int64_t>(neurons.size());
+  bool right = static_cast<int64_t>(starts.size()) == end + 1 &&
+               starts.front() == 0 &&
+               starts.back() == static_cast<int64_t>(places.size());
+  for (int64_t g = 0; right && g < end; ++g) {
+    right = neurons[g] >= 0 && neurons[g] < units &&
+            (g == 0 || neurons[g - 1] < neurons[g]) &&
+            starts[g] < starts[g + 1] && starts[g + 1] <= starts.back();
+    for (int64_t i = starts[g]; right && i < starts[g + 1]; ++i) {
+      right = places[i] >= 0 && places[i] < ids.batch * ids.active &&
+              (i == starts[g] || places[i - 1] < places[i]) &&
+              ids.ids[places[i]] == neurons[g];
+    }
+  }
+  return right ? Status()
+               : Status::Invalid(
+                     "`neurons`, `starts` and `places` must be what "
+                     "LshGroupByNeuron makes of `ids`");
 }
 
 Status GroupByNeuron(const ActiveIds& ids, int64_t units,

@@ -41,8 +41,14 @@ struct NeuronSamples {
 Status GroupByNeuron(const ActiveIds& ids, int64_t units,
                      const NeuronKeys& keys, NeuronSamples* out);
 
-// Errors if an id is out of [0, units), kNoId apart.
-Status CheckIds(const ActiveIds& ids, int64_t units);
+// Errors if an id is out of [0, units), kNoId apart. `name`: what ids are
+// called.
+Status CheckIds(const ActiveIds& ids, int64_t units, const char* name = "ids");
+
+// Errors unless the groups, made elsewhere, are groups of `ids` as
+// GroupByNeuron makes them without keys, or a part of these.
+Status CheckGroups(const NeuronSamples& groups, const ActiveIds& ids,
+                   int64_t units);
 
 }  // namespace keras_lsh
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "custom_ops/core/neuron_samples.h"
 #include "custom_ops/core/parallel.h"
 #include "custom_ops/core/status.h"
 #include "custom_ops/core/vector_kernels.h"
@@ -41,6 +42,13 @@ Status RowAdam(const AdamOptions& options, const int32_t* rows,
                int64_t num_rows, const float* gradient,
                const ParallelFor& parallel_for,
                const VectorKernels& vector_kernels, AdamRows* state);
+
+// The same for the gradient of ActiveMatmul by its kernel, the rows being
+// `groups.neurons`: each is used as soon as it is known, and not written.
+Status ActiveRowAdam(const AdamOptions& options, const ActiveIds& ids,
+                     const NeuronSamples& groups, const float* gradient,
+                     const float* inputs, const ParallelFor& parallel_for,
+                     const VectorKernels& vector_kernels, AdamRows* state);
 
 }  // namespace keras_lsh
 

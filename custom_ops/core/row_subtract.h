@@ -3,8 +3,10 @@
 
 #include <cstdint>
 
+#include "custom_ops/core/neuron_samples.h"
 #include "custom_ops/core/parallel.h"
 #include "custom_ops/core/status.h"
+#include "custom_ops/core/vector_kernels.h"
 
 namespace keras_lsh {
 
@@ -19,6 +21,15 @@ namespace keras_lsh {
 Status SubtractRows(const int32_t* rows, int64_t num_rows, const float* values,
                     const ParallelFor& parallel_for, int64_t total_rows,
                     int64_t width, float* variable);
+
+// variable[row] -= scale * gradient of ActiveMatmul by that row of its kernel,
+// for the rows `groups.neurons`, in [0, total_rows): each is used as soon as it
+// is known, and not written.
+Status SubtractActiveRows(float scale, const ActiveIds& ids,
+                          const NeuronSamples& groups, const float* gradient,
+                          const float* inputs, const ParallelFor& parallel_for,
+                          const VectorKernels& vector_kernels,
+                          int64_t total_rows, int64_t width, float* variable);
 
 }  // namespace keras_lsh
 

@@ -27,6 +27,9 @@ struct Vec {
 constexpr int kMultiplyRows = 1, kMultiplyVectors = 1;
 constexpr int kSquareRows = 1, kSquareVectors = 1, kSumVectors = 1;
 
+static inline float FmaOne(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
 static inline Vec Broadcast(float value) {
   Vec r;
   for (float& lane : r.lane) lane = value;
@@ -110,6 +113,9 @@ struct Vec {
 constexpr int kMultiplyRows = 4, kMultiplyVectors = 1;
 constexpr int kSquareRows = 2, kSquareVectors = 3, kSumVectors = 4;
 
+KLSH_TARGET static inline float FmaOne(float a, float b, float c) {
+  return __builtin_fmaf(a, b, c);  // one instruction, without a call
+}
 KLSH_TARGET static inline Vec Broadcast(float value) {
   return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
 }
@@ -207,6 +213,9 @@ using Vec = __m512;
 constexpr int kMultiplyRows = 8, kMultiplyVectors = 3;
 constexpr int kSquareRows = 6, kSquareVectors = 4, kSumVectors = 8;
 
+KLSH_TARGET static inline float FmaOne(float a, float b, float c) {
+  return __builtin_fmaf(a, b, c);  // one instruction, without a call
+}
 KLSH_TARGET static inline Vec Broadcast(float value) {
   return _mm512_set1_ps(value);
 }

@@ -28,12 +28,35 @@ struct VectorKernels {
   void (*dots)(const float* row, const float* const* vectors, int64_t count,
                int64_t n, float* out);
 
+  // out[i] = rows[i] . vectors[i] for i in [0, count); all of length n: the
+  // same sums as `dots`. For rows that lie far apart in memory: they are asked
+  // for before they are needed and, with `once`, go past the caches.
+  void (*pair_dots)(const float* const* rows, const float* const* vectors,
+                    int64_t count, int64_t n, bool once, float* out);
+
   // out[r * count + i] = rows[r] . vectors[i] for r in [0, num_rows), with
   // num_rows <= kMaxTileRows, and i in [0, count): the same sums as `dots`,
   // several at a time.
   void (*dot_tile)(const float* const* rows, int64_t num_rows,
                    const float* const* vectors, int64_t count, int64_t n,
                    float* out);
+
+  // out[r] = rows[r] . v for r in [0, num_rows), of a vector v that is 0 but
+  // for the elements values[k] at columns[k], k in [0, count). These are summed
+  // over 4 lanes (the k-th goes to lane k mod 4) with fused multiply-add, and
+  // the lanes added as a tree. `next`: with one row, another that comes next
+  // and is asked for; or null.
+  void (*sparse_dots)(const float* const* rows, int64_t num_rows,
+                      const float* next, const int32_t* columns,
+                      const float* values, int64_t count, float* out);
+
+  // target[columns[k]] += scale * values[k], fused, for k in [0, count).
+  void (*add_sparse)(float scale, const int32_t* columns, const float* values,
+                     int64_t count, float* target);
+
+  // sums[k] += scale * row[columns[k]], fused, for k in [0, count).
+  void (*add_gathered)(float scale, const float* row, const int32_t* columns,
+                       int64_t count, float* sums);
 
   // out[j] = sum over i in [0, count), in this order, of scales[i] *
   // rows[i][j], for j in [0, n).

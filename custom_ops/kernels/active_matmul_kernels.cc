@@ -1,11 +1,9 @@
-// LshActiveMatmul and its gradients, each for a kernel that comes as a tensor
-// or as a variable.
-#include <algorithm>
+// LshActiveMatmul, for a kernel that comes as a tensor or as a variable.
 #include <cstdint>
 
-#include "custom_ops/core/active_gradients.h"
 #include "custom_ops/core/active_matmul.h"
 #include "custom_ops/core/keep_largest.h"
+#include "custom_ops/kernels/groups.h"
 #include "custom_ops/kernels/kernel_helpers.h"
 #include "custom_ops/kernels/variable_access.h"
 
@@ -17,10 +15,6 @@ using ::tensorflow::OpKernelConstruction;
 using ::tensorflow::OpKernelContext;
 using ::tensorflow::Tensor;
 using ::tensorflow::TensorShape;
-
-ActiveIds AsActiveIds(const Tensor& ids) {
-  return {ids.flat<int32_t>().data(), ids.dim_size(0), ids.dim_size(1)};
-}
 
 class ActiveMatmulOp : public OpKernel {
  public:
@@ -126,89 +120,10 @@ class ActiveMatmulOp : public OpKernel {
   int64_t keep_;
 };
 
-class ActiveMatmulGradInputOp : public OpKernel {
- public:
-  using OpKernel::OpKernel;
-
-  void Compute(OpKernelContext* context) override {
-    const Tensor& gradient = context->input(0);
-    const Tensor& ids = context->input(1);
-    ReadInPlace kernel;
-    OP_REQUIRES_OK(context, kernel.Open(context, 2, "kernel"));
-    OP_REQUIRES_OK(context, RequireRank(ids, 2, "ids"));
-    OP_REQUIRES_OK(context, RequireRank(kernel.tensor(), 2, "kernel"));
-    OP_REQUIRES(context, gradient.shape() == ids.shape(),
-                Invalid("`gradient` must have the shape of `ids`, ",
-                        ids.shape().DebugString(),
-                        ". Received: ", gradient.shape().DebugString()));
-    const ActiveIds active = AsActiveIds(ids);
-    NeuronSamples groups;
-    OP_REQUIRES_OK(
-        context, ToTensorFlow(GroupByNeuron(active, kernel.tensor().dim_size(0),
-                                            {}, &groups)));
-    const int64_t input_dim = kernel.tensor().dim_size(1);
-    Tensor* input_gradient;
-    OP_REQUIRES_OK(
-        context,
-        AllocateOutput(context, 0, {active.batch, input_dim}, &input_gradient));
-    ActiveMatmulGradInput(active, groups, gradient.flat<float>().data(),
-                          kernel.tensor().flat<float>().data(), input_dim,
-                          WorkerThreads(context), GetVectorKernels(),
-                          input_gradient->flat<float>().data());
-  }
-};
-
-class ActiveMatmulGradKernelOp : public OpKernel {
- public:
-  using OpKernel::OpKernel;
-
-  void Compute(OpKernelContext* context) override {
-    const Tensor& gradient = context->input(0);
-    const Tensor& ids = context->input(1);
-    const Tensor& inputs = context->input(2);
-    OP_REQUIRES_OK(context, RequireRank(ids, 2, "ids"));
-    OP_REQUIRES_OK(context, RequireRank(inputs, 2, "inputs"));
-    OP_REQUIRES_OK(context, RequireRank(context->input(3), 0, "units"));
-    const int64_t units = context->input(3).scalar<int64_t>()();
-    OP_REQUIRES(
-        context,
-        gradient.shape() == ids.shape() &&
-            ids.dim_size(0) == inputs.dim_size(0),
-        Invalid("`gradient`, `ids` and `inputs` must belong together. "
-                "Received: shapes ",
-                gradient.shape().DebugString(), ", ", ids.shape().DebugString(),
-                ", ", inputs.shape().DebugString()));
-    OP_REQUIRES(context, units >= 1,
-                Invalid("`units` must be positive. Received: units=", units));
-    const ActiveIds active = AsActiveIds(ids);
-    NeuronSamples groups;
-    OP_REQUIRES_OK(context,
-                   ToTensorFlow(GroupByNeuron(active, units, {}, &groups)));
-    const int64_t num_rows = static_cast<int64_t>(groups.neurons.size());
-    Tensor *rows, *kernel_gradient, *bias_gradient;
-    OP_REQUIRES_OK(context, AllocateOutput(context, 0, {num_rows}, &rows));
-    OP_REQUIRES_OK(context,
-                   AllocateOutput(context, 1, {num_rows, inputs.dim_size(1)},
-                                  &kernel_gradient));
-    OP_REQUIRES_OK(context,
-                   AllocateOutput(context, 2, {num_rows}, &bias_gradient));
-    std::copy(groups.neurons.begin(), groups.neurons.end(),
-              rows->flat<int32_t>().data());
-    ActiveMatmulGradKernel(active, groups, gradient.flat<float>().data(),
-                           inputs.flat<float>().data(), inputs.dim_size(1),
-                           WorkerThreads(context), GetVectorKernels(),
-                           kernel_gradient->flat<float>().data(),
-                           bias_gradient->flat<float>().data());
-  }
-};
-
 #define REGISTER(op, kernel) \
   REGISTER_KERNEL_BUILDER(Name(op).Device(tensorflow::DEVICE_CPU), kernel)
 REGISTER("LshActiveMatmul", ActiveMatmulOp);
 REGISTER("LshResourceActiveMatmul", ActiveMatmulOp);
-REGISTER("LshActiveMatmulGradInput", ActiveMatmulGradInputOp);
-REGISTER("LshResourceActiveMatmulGradInput", ActiveMatmulGradInputOp);
-REGISTER("LshActiveMatmulGradKernel", ActiveMatmulGradKernelOp);
 #undef REGISTER
 
 }  // namespace

@@ -1,4 +1,5 @@
-// LshMatmul, LshCoordinates, LshHashCodes, LshBuildTables and LshProbeSequence.
+// LshMatmul, LshCoordinates, LshRowDigests, LshHashCodes, LshBuildTables and
+// LshProbeSequence.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include "custom_ops/core/bucket_tables.h"
 #include "custom_ops/core/hash_codes.h"
 #include "custom_ops/core/probe_sequence.h"
+#include "custom_ops/core/row_digests.h"
 #include "custom_ops/core/vector_kernels.h"
 #include "custom_ops/kernels/kernel_helpers.h"
 
@@ -129,6 +131,21 @@ class CoordinatesOp : public OpKernel {
   float largest_;
 };
 
+class RowDigestsOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor& rows = context->input(0);
+    OP_REQUIRES_OK(context, RequireRank(rows, 2, "rows"));
+    Tensor* digests;
+    OP_REQUIRES_OK(context,
+                   AllocateOutput(context, 0, {rows.dim_size(0)}, &digests));
+    RowDigests(rows.flat<float>().data(), rows.dim_size(0), rows.dim_size(1),
+               WorkerThreads(context), digests->flat<int32_t>().data());
+  }
+};
+
 class HashCodesOp : public OpKernel {
  public:
   explicit HashCodesOp(OpKernelConstruction* context) : OpKernel(context) {
@@ -233,6 +250,8 @@ REGISTER_KERNEL_BUILDER(Name("LshMatmul").Device(tensorflow::DEVICE_CPU),
                         MatmulOp);
 REGISTER_KERNEL_BUILDER(Name("LshCoordinates").Device(tensorflow::DEVICE_CPU),
                         CoordinatesOp);
+REGISTER_KERNEL_BUILDER(Name("LshRowDigests").Device(tensorflow::DEVICE_CPU),
+                        RowDigestsOp);
 REGISTER_KERNEL_BUILDER(Name("LshHashCodes").Device(tensorflow::DEVICE_CPU),
                         HashCodesOp);
 REGISTER_KERNEL_BUILDER(Name("LshBuildTables").Device(tensorflow::DEVICE_CPU),

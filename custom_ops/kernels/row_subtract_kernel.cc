@@ -1,7 +1,8 @@
-// LshResourceRowSubtract.
+// LshResourceRowSubtract and LshResourceActiveRowSubtract.
 #include <cstdint>
 
 #include "custom_ops/core/row_subtract.h"
+#include "custom_ops/kernels/groups.h"
 #include "custom_ops/kernels/kernel_helpers.h"
 #include "custom_ops/kernels/variable_access.h"
 
@@ -48,9 +49,46 @@ class RowSubtractOp : public OpKernel {
   }
 };
 
+class ActiveRowSubtractOp : public OpKernel {
+ public:
+  using OpKernel::OpKernel;
+
+  void Compute(OpKernelContext* context) override {
+    tensorflow::core::RefCountPtr<Var> variable;
+    OP_REQUIRES_OK(context, LookupVariable(context, 0, "variable",
+                                           tensorflow::DT_FLOAT, &variable));
+    tensorflow::mutex_lock lock(*variable->mu());
+    const TensorShape shape = variable->tensor()->shape();
+    OP_REQUIRES(context, shape.dims() == 2,
+                Invalid("`variable` must have rank 2. Received: shape=",
+                        shape.DebugString()));
+    ActiveGradient active;
+    OP_REQUIRES_OK(context, active.Read(context, 1, shape.dim_size(0)));
+    const Tensor& inputs = context->input(6);
+    OP_REQUIRES_OK(context, CheckInputs(inputs, active.ids));
+    OP_REQUIRES(
+        context, inputs.dim_size(1) == shape.dim_size(1),
+        Invalid("`variable` must have rows as long as those of "
+                "`inputs`, ",
+                inputs.dim_size(1), ". Received: shape=", shape.DebugString()));
+    OP_REQUIRES_OK(context, RequireRank(context->input(7), 0, "scale"));
+    OP_REQUIRES_OK(context, OwnBuffer(context, variable.get()));
+    OP_REQUIRES_OK(
+        context,
+        ToTensorFlow(SubtractActiveRows(
+            context->input(7).scalar<float>()(), active.ids, active.groups,
+            active.gradient, inputs.flat<float>().data(),
+            WorkerThreads(context), GetVectorKernels(), shape.dim_size(0),
+            shape.dim_size(1), variable->tensor()->flat<float>().data())));
+  }
+};
+
 REGISTER_KERNEL_BUILDER(
     Name("LshResourceRowSubtract").Device(tensorflow::DEVICE_CPU),
     RowSubtractOp);
+REGISTER_KERNEL_BUILDER(
+    Name("LshResourceActiveRowSubtract").Device(tensorflow::DEVICE_CPU),
+    ActiveRowSubtractOp);
 
 }  // namespace
 }  // namespace keras_lsh

@@ -42,13 +42,25 @@ absl::Status ActiveMatmulShape(InferenceContext* c) {
   return absl::OkStatus();
 }
 
+// Of `neurons`, `starts` and `places`, inputs from `first` on.
+absl::Status CheckGroupShapes(InferenceContext* c, int first) {
+  ShapeHandle unused;
+  for (int i = first; i < first + 3; ++i) {
+    TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 1, &unused));
+  }
+  return absl::OkStatus();
+}
+
 template <bool kIsResource>
 absl::Status GradInputShape(InferenceContext* c) {
   ShapeHandle gradient, kernel;
   TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &gradient));
   TF_RETURN_IF_ERROR(c->Merge(gradient, c->input(1), &gradient));
-  kernel = kIsResource ? TensorOrVariableShape(c, 2) : c->input(2);
+  TF_RETURN_IF_ERROR(CheckGroupShapes(c, 2));
+  kernel = kIsResource ? TensorOrVariableShape(c, 5) : c->input(5);
   TF_RETURN_IF_ERROR(c->WithRank(kernel, 2, &kernel));
+  ShapeHandle columns;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(6), 2, &columns));
   c->set_output(0, c->Matrix(c->Dim(gradient, 0), c->Dim(kernel, 1)));
   return absl::OkStatus();
 }
@@ -107,14 +119,21 @@ The gradient of LshActiveMatmul by its inputs.
 
 gradient: [batch, active], by the values.
 ids: [batch, active], the active_ids of the forward op.
+neurons, starts, places: LshGroupByNeuron of `ids`.
 kernel: [units, input_dim], or the variable that holds it.
+columns: [batch, any], in [0, input_dim), -1 for none: where the gradient is wanted; it
+  is 0 elsewhere. Or [0, 0]: everywhere.
 input_gradient: [batch, input_dim].
 )doc";
 
 REGISTER_OP("LshActiveMatmulGradInput")
     .Input("gradient: float")
     .Input("ids: int32")
+    .Input("neurons: int32")
+    .Input("starts: int32")
+    .Input("places: int32")
     .Input("kernel: float")
+    .Input("columns: int32")
     .Output("input_gradient: float")
     .SetShapeFn(GradInputShape<false>)
     .Doc(kGradInputDoc);
@@ -122,7 +141,11 @@ REGISTER_OP("LshActiveMatmulGradInput")
 REGISTER_OP("LshResourceActiveMatmulGradInput")
     .Input("gradient: float")
     .Input("ids: int32")
+    .Input("neurons: int32")
+    .Input("starts: int32")
+    .Input("places: int32")
     .Input("kernel: resource")
+    .Input("columns: int32")
     .Output("input_gradient: float")
     .SetIsStateful()
     .SetShapeFn(GradInputShape<true>)
@@ -131,33 +154,75 @@ REGISTER_OP("LshResourceActiveMatmulGradInput")
 REGISTER_OP("LshActiveMatmulGradKernel")
     .Input("gradient: float")
     .Input("ids: int32")
+    .Input("neurons: int32")
+    .Input("starts: int32")
+    .Input("places: int32")
     .Input("inputs: float")
-    .Input("units: int64")
-    .Output("rows: int32")
     .Output("kernel_gradient: float")
-    .Output("bias_gradient: float")
     .SetShapeFn([](InferenceContext* c) {
-      ShapeHandle gradient, inputs, unused;
+      ShapeHandle gradient, inputs;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &gradient));
       TF_RETURN_IF_ERROR(c->Merge(gradient, c->input(1), &gradient));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 2, &inputs));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 0, &unused));
-      const DimensionHandle rows = c->UnknownDim();
-      c->set_output(0, c->Vector(rows));
-      c->set_output(1, c->Matrix(rows, c->Dim(inputs, 1)));
-      c->set_output(2, c->Vector(rows));
+      TF_RETURN_IF_ERROR(CheckGroupShapes(c, 2));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(5), 2, &inputs));
+      c->set_output(0, c->Matrix(c->Dim(c->input(2), 0), c->Dim(inputs, 1)));
       return absl::OkStatus();
     })
     .Doc(R"doc(
-The gradient of LshActiveMatmul by the rows of its kernel and by its bias.
+The gradient of LshActiveMatmul by the rows of its kernel.
 
 gradient: [batch, active], by the values.
 ids: [batch, active], the active_ids of the forward op.
+neurons, starts, places: LshGroupByNeuron of `ids`.
 inputs: [batch, input_dim].
-units: scalar, the number of rows of the kernel.
-rows: [num_rows], the neurons that some sample computed; unique and ascending.
-kernel_gradient: [num_rows, input_dim].
-bias_gradient: [num_rows].
+kernel_gradient: [num_rows, input_dim], of the rows `neurons`.
+)doc");
+
+REGISTER_OP("LshActiveMatmulGradBias")
+    .Input("gradient: float")
+    .Input("ids: int32")
+    .Input("neurons: int32")
+    .Input("starts: int32")
+    .Input("places: int32")
+    .Output("bias_gradient: float")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle gradient;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &gradient));
+      TF_RETURN_IF_ERROR(c->Merge(gradient, c->input(1), &gradient));
+      TF_RETURN_IF_ERROR(CheckGroupShapes(c, 2));
+      c->set_output(0, c->Vector(c->Dim(c->input(2), 0)));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The gradient of LshActiveMatmul by the elements of its bias.
+
+gradient: [batch, active], by the values.
+ids: [batch, active], the active_ids of the forward op.
+neurons, starts, places: LshGroupByNeuron of `ids`.
+bias_gradient: [num_rows], of the elements `neurons`.
+)doc");
+
+REGISTER_OP("LshGroupByNeuron")
+    .Input("ids: int32")
+    .Input("units: int64")
+    .Output("neurons: int32")
+    .Output("starts: int32")
+    .Output("places: int32")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle unused;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &unused));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 0, &unused));
+      for (int i = 0; i < 3; ++i) c->set_output(i, c->Vector(c->UnknownDim()));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+Active sets turned round: where each neuron stands in them.
+
+ids: [batch, active], in [0, units); -1 marks an unused place.
+units: scalar.
+neurons: [num_rows], the neurons that some sample has; unique and ascending.
+starts: [num_rows + 1], where the places of each neuron begin and end.
+places: sample * active + slot of each id, ascending within a neuron.
 )doc");
 
 REGISTER_OP("LshScatterActive")
@@ -224,6 +289,60 @@ that it can be read without a copy.
 variable: [total_rows, ...], float32.
 rows: [num_rows], in [0, total_rows); what is given for one row several times adds up.
 values: [num_rows, ...].
+)doc");
+
+REGISTER_OP("LshResourceActiveRowSubtract")
+    .Input("variable: resource")
+    .Input("gradient: float")
+    .Input("ids: int32")
+    .Input("neurons: int32")
+    .Input("starts: int32")
+    .Input("places: int32")
+    .Input("inputs: float")
+    .Input("scale: float")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle unused;
+      TF_RETURN_IF_ERROR(CheckGroupShapes(c, 3));
+      return c->WithRank(c->input(7), 0, &unused);
+    })
+    .Doc(R"doc(
+LshResourceRowSubtract of `scale` times LshActiveMatmulGradKernel, which is not made.
+
+variable: [units, input_dim], float32, the kernel.
+scale: scalar.
+)doc");
+
+REGISTER_OP("LshResourceActiveRowAdam")
+    .Input("variable: resource")
+    .Input("momentum: resource")
+    .Input("velocity: resource")
+    .Input("last_step: resource")
+    .Input("gradient: float")
+    .Input("ids: int32")
+    .Input("neurons: int32")
+    .Input("starts: int32")
+    .Input("places: int32")
+    .Input("inputs: float")
+    .Input("alpha: float")
+    .Input("step: int64")
+    .Input("beta_1: double")
+    .Input("beta_2: double")
+    .Attr("epsilon: float")
+    .SetIsStateful()
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle unused;
+      TF_RETURN_IF_ERROR(CheckGroupShapes(c, 6));
+      for (int i = 10; i < 14; ++i) {
+        TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 0, &unused));
+      }
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+LshResourceRowAdam with LshActiveMatmulGradKernel as its gradient, which is not made.
+
+variable: [units, input_dim], float32, the kernel; the other inputs are those of the
+  two ops.
 )doc");
 
 REGISTER_OP("LshResourceRowAdam")

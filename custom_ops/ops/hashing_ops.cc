@@ -76,6 +76,23 @@ largest: what coordinates are cut to, on either side of 0; NaN becomes 0.
 coordinates: [n, m].
 )doc");
 
+REGISTER_OP("LshRowDigests")
+    .Input("rows: float")
+    .Output("digests: int32")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle rows;
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &rows));
+      c->set_output(0, c->Vector(c->Dim(rows, 0)));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+A number for each row that tells whether the row has changed.
+
+rows: [n, inner].
+digests: [n], the sum of the elements' bits, modulo 2^32, element j times
+  (2 j + 1) * 0x9E3779B1.
+)doc");
+
 REGISTER_OP("LshHashCodes")
     .Input("margins: float")
     .Output("codes: int32")

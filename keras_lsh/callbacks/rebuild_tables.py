@@ -15,6 +15,10 @@ from keras_lsh.layers.finding import lsh_layers
 # a share of 5 % is then known to about 1.4 points.
 _SAMPLE = 256
 
+# One of so many rebuilds is of all neurons, and lets the hash functions learn; in very
+# wide layers the others follow the neurons that have moved.
+_FULL_EVERY = 8
+
 
 class RebuildTables(keras.callbacks.Callback):
     """Rebuilds the hash tables of a model's LSHDense layers as training goes on.
@@ -24,6 +28,12 @@ class RebuildTables(keras.callbacks.Callback):
     see inputs, so at first the tables are rebuilt whenever the number of steps has
     doubled: after steps 1, 2, 4, 8, ..., as long as that is sooner. Layers that are not
     trainable, and layers that have nothing to rebuild, are left alone.
+
+    In a layer of 20,000 units or more, most of these rebuilds hash only the neurons
+    whose weights have changed since the last one, by the hash functions as they are
+    (`layer.rebuild_tables(moved_only=True)`). Every eighth, and the first after each
+    doubling of the number of steps, is of all neurons, and lets the functions follow
+    the inputs; with `drift` all are.
 
     With `drift`, each layer is rebuilt when its own weights call for it: every `every`
     steps, a sample of a layer's neurons (others each time, at most 256, all if there
@@ -117,7 +127,9 @@ class RebuildTables(keras.callbacks.Callback):
         self._epoch_ms: list[float] = []
         self._epoch_drift: list[float] = []
         self._last_rebuild = [0] * len(layers)
-        self._rebuild([True] * len(layers))
+        self._last_full = self._since_full = 0
+        # Weights that were loaded or set since the tables were built have moved.
+        self._rebuild([True] * len(layers), moved_only=True)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch_ms, self._epoch_drift = [], []
@@ -139,7 +151,7 @@ class RebuildTables(keras.callbacks.Callback):
                 doubled or drift >= self.drift
                 for doubled, drift in zip(due, self._look(), strict=True)
             ]
-        self._rebuild(due)
+        self._rebuild(due, moved_only=any(due) and not self._is_full(step))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is None or not self._rebuilds:
@@ -163,12 +175,14 @@ class RebuildTables(keras.callbacks.Callback):
         """Makes the functions that rebuild layers and look at them."""
 
         @tf.function(autograph=False)
-        def rebuild_layers(due: tf.Tensor) -> tf.Tensor:
+        def rebuild_layers(due: tf.Tensor, moved_only: tf.Tensor) -> tf.Tensor:
             return tf.stack(
                 [
                     tf.cond(
                         due[i],
-                        lambda layer=layer: layer.rebuild_tables()["codes_changed"],
+                        lambda layer=layer: layer.rebuild_tables(moved_only)[
+                            "codes_changed"
+                        ],
                         lambda: 0.0,
                     )
                     for i, layer in enumerate(layers)
@@ -194,13 +208,27 @@ class RebuildTables(keras.callbacks.Callback):
         self._epoch_drift.append(float(np.mean(drift)))
         return list(drift)
 
-    def _rebuild(self, due: list[bool]) -> None:
+    def _is_full(self, step: int) -> bool:
+        """Whether a rebuild at this step, which there is to be, is of all neurons."""
+        self._since_full += 1
+        full = (
+            self.drift is not None
+            or step >= 2 * self._last_full
+            or self._since_full == _FULL_EVERY
+        )
+        if full:
+            self._last_full, self._since_full = step, 0
+        return full
+
+    def _rebuild(self, due: list[bool], moved_only: bool = False) -> None:
         """Rebuilds the layers that are due."""
         if not any(due):
             return
         step = self._iterations()
         start = time.perf_counter()
-        changed = self._rebuild_layers(tf.constant(due)).numpy()
+        changed = self._rebuild_layers(
+            tf.constant(due), tf.constant(moved_only)
+        ).numpy()
         if any(self._rebuilds):  # the first one is mostly tracing
             self._epoch_ms.append(1000 * (time.perf_counter() - start))
         for layer in np.flatnonzero(due):

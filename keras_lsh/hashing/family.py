@@ -94,6 +94,29 @@ class HashFamily(Config, abc.ABC):
         """
         return {}
 
+    def rehash(
+        self, kernel: Any, bias: Any, state: State
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """The codes of all neurons after a `refresh`, and what that changes.
+
+        Returns:
+            What `neuron_codes` gives with the changes of `refresh`, and these.
+        """
+        changes = self.refresh(kernel, bias, state)
+        return self.neuron_codes(kernel, bias, {**state, **changes}), changes
+
+    def follow(self, codes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What changes in the state when some neurons alone were hashed again.
+
+        Args:
+            codes: int32 `[units, tables]`, the new codes and those that stay.
+
+        Returns:
+            New values of some entries of the state (here: none).
+        """
+        del codes
+        return {}
+
     @abc.abstractmethod
     def neuron_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
         """The buckets of neurons.

@@ -173,23 +173,36 @@ class KMeansCells(HashFamily):
         members = tf.convert_to_tensor(state["members"])
         shape = state["centroids"].shape
 
-        def step(members: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def step(
+            left: tf.Tensor, _: tf.Tensor, members: tf.Tensor
+        ) -> tuple[tf.Tensor, ...]:
             centroids = _centroids(neurons, members, shape)
-            return centroids, _nearest(neurons, centroids)
+            return left - 1, centroids, _nearest(neurons, centroids)
 
-        def settled() -> tf.Tensor:
-            result = members
-            for _ in range(_FIRST_STEPS - 1):
-                result = step(result)[1]
-            return result
-
-        members = tf.cond(as_float("count", state) > 0.0, lambda: members, settled)
-        changes["centroids"], changes["members"] = step(members)
+        # A loop, since a graph of all steps takes long to make.
+        _, changes["centroids"], changes["members"] = tf.while_loop(
+            lambda left, *_: left > 0,
+            step,
+            (
+                tf.where(as_float("count", state) > 0.0, 1, _FIRST_STEPS),
+                tf.zeros(shape),
+                members,
+            ),
+        )
         return changes
 
     def neuron_codes(self, kernel: Any, bias: Any, state: State) -> tf.Tensor:
         neurons = subspace.neuron_coordinates(kernel, bias, state)
         return _nearest(neurons, as_float("centroids", state))
+
+    def rehash(
+        self, kernel: Any, bias: Any, state: State
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        changes = self.refresh(kernel, bias, state)
+        return changes["members"], changes
+
+    def follow(self, codes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"members": codes}
 
     def input_probes(
         self, inputs: tf.Tensor, state: State
@@ -277,7 +290,11 @@ def _nearest(neurons: tf.Tensor, centroids: tf.Tensor) -> tf.Tensor:
 
 
 def _groups(centroids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The cells of each table in about `sqrt(cells)` groups, by k-means.
+    """The cells of each table in about `2 sqrt(cells)` groups, by k-means.
+
+    Neurons are many where cells are many, in the largest groups. With twice as many
+    groups as would be best if all were alike, a neuron looks at a third less, and its
+    cell is as near.
 
     Args:
         centroids: `[tables, cells, coordinates]`.
@@ -286,7 +303,7 @@ def _groups(centroids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         The groups' middles `[tables, groups, coordinates]`, and int32
         `[tables, cells]`, the group of each cell.
     """
-    middles = centroids[:, :: math.isqrt(centroids.shape[1])]
+    middles = centroids[:, :: max(1, math.isqrt(centroids.shape[1]) // 2)]
     tables, groups, _ = middles.shape
     for _ in range(_GROUPING_STEPS):
         members, moved = [], []

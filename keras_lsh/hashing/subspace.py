@@ -175,11 +175,17 @@ def _directions_of_neurons(kernel: tf.Tensor, state: State) -> tuple[tf.Tensor, 
     """The same as far as it can be told without inputs."""
     basis, scales = as_float("basis", state), as_float("scales", state)
     neurons = tf.where(tf.abs(kernel) < _LARGEST_INPUT, kernel, 0.0)
-    for _ in range(_FIRST_STEPS):
+
+    def step(left: tf.Tensor, basis: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, ...]:
         moments = ops.matmul(tf.transpose(neurons), ops.matmul(neurons, basis))
         found, variances = _principal_directions(basis, moments / kernel.shape[0])
         used = variances > 0.0
-        basis, scales = tf.where(used, found, basis), tf.cast(used, tf.float32)
+        return left - 1, tf.where(used, found, basis), tf.cast(used, tf.float32)
+
+    # A loop, since a graph of all steps takes long to make.
+    _, basis, scales = tf.while_loop(
+        lambda left, *_: left > 0, step, (_FIRST_STEPS, basis, scales)
+    )
     return as_float("center", state), basis, scales, as_float("moments", state)
 
 

@@ -302,11 +302,19 @@ class LSHDense(keras.layers.Layer):
             self.build(inputs.shape)
         return self._active_values(self._as_rows(inputs))[1]
 
-    def rebuild_tables(self) -> dict[str, tf.Tensor]:
+    def rebuild_tables(self, moved_only: Any = False) -> dict[str, tf.Tensor]:
         """Hashes the neurons as they are now and builds the tables anew.
 
         For custom training loops; in `fit` the callback `RebuildTables` calls it. May
         be called in a `tf.function`.
+
+        Args:
+            moved_only: A boolean, or a boolean scalar. In a layer of 20,000 units or
+                more, True hashes only the neurons whose weights have changed since the
+                last rebuild, with hash functions as they are: a training step reaches
+                few of very many neurons, so that costs a fraction. What the hash
+                functions learn from inputs and weights, they learn in a rebuild
+                without it. In other layers it makes no difference.
 
         Returns:
             Scalars that describe the rebuild: with hash tables `codes_changed`, the
@@ -314,7 +322,7 @@ class LSHDense(keras.layers.Layer):
         """
         self._check_has_weights()
         self._tables_are_kept_fresh = True
-        return self._refresh()
+        return self._refresh(moved_only)
 
     def codes_drift(self, ids: Any) -> tf.Tensor:
         """The share of codes in the hash tables that the weights have left behind.
@@ -576,14 +584,14 @@ class LSHDense(keras.layers.Layer):
                 "calling it on data or with `layer.build(input_shape)`."
             )
 
-    def _refresh(self) -> dict[str, tf.Tensor]:
+    def _refresh(self, moved_only: Any = False) -> dict[str, tf.Tensor]:
         for weight, constraint in (
             (self.kernel, self.kernel_constraint),
             (self.bias, self.bias_constraint),
         ):
             if weight is not None and constraint is not None:
                 weight.assign(row_local.constrain(constraint, weight.value))
-        return self._selector.refresh(self.kernel, self.bias)
+        return self._selector.refresh(self.kernel, self.bias, moved_only)
 
     def _warn_if_never_rebuilt(self) -> None:
         if self._tables_are_kept_fresh or self.selection != "lsh" or not self.trainable:

@@ -24,11 +24,13 @@ from keras_lsh.ops.library import (
     simd_level,
     using_reference,
 )
+from keras_lsh.ops.origin import ascend
 from keras_lsh.ops.variables import tensor_form
 
 __all__ = [
     "OpLibraryError",
     "active_matmul",
+    "ascend",
     "build_tables",
     "cell_means",
     "cell_worth",
@@ -45,6 +47,7 @@ __all__ = [
     "rank_cells",
     "reference_ops",
     "row_adam",
+    "row_digests",
     "scatter_active",
     "select_active",
     "simd_level",
@@ -68,6 +71,7 @@ def _dispatch(name: str) -> Callable[..., Any]:
 
 matmul = _dispatch("matmul")
 coordinates = _dispatch("coordinates")
+row_digests = _dispatch("row_digests")
 hash_codes = _dispatch("hash_codes")
 build_tables = _dispatch("build_tables")
 cell_means = _dispatch("cell_means")

@@ -22,6 +22,7 @@ from keras_lsh.ops._checks import (
     rows_of,
 )
 from keras_lsh.ops.library import library
+from keras_lsh.ops.origin import kernel_gradient, scaled, scattered_ids
 from keras_lsh.ops.variables import variable_of, watched_handle
 
 SCATTER_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
@@ -50,6 +51,10 @@ def hash_codes(margins: Any, tables: int, bits: int) -> tf.Tensor:
     margins = as_tensor("margins", margins, tf.float32, 2)
     _require_code_shape(tables, bits)
     return _ops().lsh_hash_codes(margins, tables=tables, bits=bits)
+
+
+def row_digests(rows: Any) -> tf.Tensor:
+    return _ops().lsh_row_digests(as_tensor("rows", rows, tf.float32, 2))
 
 
 def build_tables(codes: Any, buckets: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -223,11 +228,15 @@ def sparse_matmul(values: Any, ids: Any, kernel: Any) -> tf.Tensor:
     require_shape("values", values, ids.shape, f"the shape of `ids`, {ids.shape}")
     variable = variable_of(kernel)
     if variable is None:
-        weight = as_weight("kernel", kernel, 2)
-        return _ops().lsh_active_matmul_grad_input(values, ids, weight)
-    return _ops().lsh_resource_active_matmul_grad_input(
-        values, ids, watched_handle(variable)
-    )
+        op = _ops().lsh_active_matmul_grad_input
+        kernel = as_weight("kernel", kernel, 2)
+        units = tf.shape(kernel, tf.int64)[0]
+    else:
+        op = _ops().lsh_resource_active_matmul_grad_input
+        kernel = watched_handle(variable)
+        units = variable.shape[0]
+    groups = _ops().lsh_group_by_neuron(ids, units)
+    return op(values, ids, *groups, kernel, columns=tf.zeros([0, 0], tf.int32))
 
 
 def row_adam(
@@ -253,13 +262,16 @@ def row_adam(
             *(alpha, beta_1, beta_2, epsilon, step),
         )
         return
-    _ops().lsh_resource_row_adam(
-        variable.handle,
-        momentum.handle,
-        velocity.handle,
-        last_step.handle,
-        as_tensor("rows", rows, tf.int32, 1),
-        as_tensor("gradient", gradient, tf.float32, variable.shape.rank),
+    rows = as_tensor("rows", rows, tf.int32, 1)
+    gradient = as_tensor("gradient", gradient, tf.float32, variable.shape.rank)
+    made_of = kernel_gradient(rows, gradient)
+    if made_of is None:
+        op, of_rows = _ops().lsh_resource_row_adam, [rows, gradient]
+    else:
+        op, of_rows = _ops().lsh_resource_active_row_adam, made_of
+    op(
+        *(v.handle for v in (variable, momentum, velocity, last_step)),
+        *of_rows,
         tf.cast(alpha, tf.float32),
         tf.cast(step, tf.int64),
         *(tf.constant(beta, tf.float64) for beta in (beta_1, beta_2)),
@@ -273,7 +285,12 @@ def subtract_rows(variable: Any, rows: Any, values: Any) -> None:
         reference.subtract_rows(variable, rows, values)
         return
     rows, values = rows_of(variable, rows, values)
-    _ops().lsh_resource_row_subtract(variable.handle, rows, values)
+    values, scale = scaled(values)
+    made_of = kernel_gradient(rows, values)
+    if made_of is not None:
+        _ops().lsh_resource_active_row_subtract(variable.handle, *made_of, scale)
+        return
+    _ops().lsh_resource_row_subtract(variable.handle, rows, scale * values)
 
 
 def _require_code_shape(tables: int, bits: int) -> None:
@@ -294,21 +311,29 @@ def _ops() -> Any:
         """
         return 0 not in (getattr(op, "skip_input_indices", None) or ())
 
+    def gradients_by_rows(
+        gradient: tf.Tensor, ids: Any, groups: Any, inputs: Any, shape: tf.Tensor
+    ) -> tf.IndexedSlices:
+        """By the kernel, of this shape; its rows are unique and ascend."""
+        values = ops.lsh_active_matmul_grad_kernel(gradient, ids, *groups, inputs)
+        return tf.IndexedSlices(values, groups[0], shape)
+
     def active_matmul_gradients(
         op: Any, gradient: tf.Tensor, grad_input: Any, shape: tf.Tensor
     ) -> list[Any]:
         """By inputs, then (ids, forced and keys have none) by kernel and bias."""
         inputs, ids, kernel = op.inputs[0], op.outputs[1], op.inputs[4]
+        groups = ops.lsh_group_by_neuron(ids, tf.cast(shape[0], tf.int64))
         by_inputs = None
         if needs_first_input(op):
-            by_inputs = grad_input(gradient, ids, kernel)
-        # Unique rows, ascending.
-        rows, by_kernel, by_bias = ops.lsh_active_matmul_grad_kernel(
-            gradient, ids, inputs, tf.cast(shape[0], tf.int64)
-        )
-        by_weights = [tf.IndexedSlices(by_kernel, rows, shape)]
+            columns = scattered_ids(inputs)
+            if columns is None:
+                columns = tf.zeros([0, 0], tf.int32)
+            by_inputs = grad_input(gradient, ids, *groups, kernel, columns)
+        by_weights = [gradients_by_rows(gradient, ids, groups, inputs, shape)]
         if op.get_attr("num_bias"):
-            by_weights.append(tf.IndexedSlices(by_bias, rows, shape[:1]))
+            by_bias = ops.lsh_active_matmul_grad_bias(gradient, ids, *groups)
+            by_weights.append(tf.IndexedSlices(by_bias, groups[0], shape[:1]))
         return [by_inputs, None, None, None, *by_weights]
 
     @tf.RegisterGradient("LshActiveMatmul")
@@ -326,8 +351,8 @@ def _ops() -> Any:
     def sparse_matmul_gradients(
         op: Any, gradient: tf.Tensor, matmul: Any, shape: tf.Tensor
     ) -> list[Any]:
-        """By values, ids (none) and kernel; `matmul` takes the kernel's form."""
-        values, ids, kernel = op.inputs
+        """By values and kernel; `matmul` takes the kernel's form."""
+        values, ids, *groups, kernel, _ = op.inputs
         by_values = None
         if needs_first_input(op):
             nothing = tf.zeros([0, 0], tf.int32)
@@ -338,19 +363,17 @@ def _ops() -> Any:
                 kernel=kernel,
                 bias=[],
             )
-        rows, by_kernel, _ = ops.lsh_active_matmul_grad_kernel(
-            values, ids, gradient, tf.cast(shape[0], tf.int64)
-        )
-        return [by_values, None, tf.IndexedSlices(by_kernel, rows, shape)]
+        by_kernel = gradients_by_rows(values, ids, groups, gradient, shape)
+        return [by_values, None, None, None, None, by_kernel, None]
 
     @tf.RegisterGradient("LshActiveMatmulGradInput")
     def _(op: Any, gradient: tf.Tensor) -> list[Any]:
-        shape = tf.shape(op.inputs[2])
+        shape = tf.shape(op.inputs[5])
         return sparse_matmul_gradients(op, gradient, ops.lsh_active_matmul, shape)
 
     @tf.RegisterGradient("LshResourceActiveMatmulGradInput")
     def _(op: Any, gradient: tf.Tensor) -> list[Any]:
-        shape = tf.raw_ops.VariableShape(input=op.inputs[2])
+        shape = tf.raw_ops.VariableShape(input=op.inputs[5])
         return sparse_matmul_gradients(
             op, gradient, ops.lsh_resource_active_matmul, shape
         )

@@ -49,6 +49,7 @@ __all__ = [
     "probe_sequence",
     "rank_cells",
     "row_adam",
+    "row_digests",
     "scatter_active",
     "select_active",
     "sparse_matmul",
@@ -114,6 +115,27 @@ def coordinates(
         result += tf.pad(addend[:, tf.newaxis], [[0, 0], [rest, 0]])
     result = tf.where(tf.math.is_nan(result), 0.0, result)
     return tf.clip_by_value(result, -largest, largest)
+
+
+def row_digests(rows: Any) -> tf.Tensor:
+    """A number for each row that tells whether the row has changed.
+
+    Equal rows have equal digests; the digest of a row that has changed is another one,
+    but for one change in 2^32.
+
+    Args:
+        rows: float32 `[n, inner]`.
+
+    Returns:
+        int32 `[n]`: the sum, modulo 2^32, of the elements' bits, element `j` times the
+        odd number `(2 j + 1) * 0x9E3779B1`.
+
+    Raises:
+        ValueError: If shape or dtype do not match.
+    """
+    bits = tf.bitcast(as_tensor("rows", rows, tf.float32, 2), tf.int32)
+    odd = tf.range(tf.shape(bits)[1]) * 2 + 1
+    return tf.reduce_sum(bits * (odd * np.uint32(0x9E3779B1).astype(np.int32)), axis=1)
 
 
 def hash_codes(margins: Any, tables: int, bits: int) -> tf.Tensor:

@@ -352,6 +352,8 @@ class _RowGradient(tf.IndexedSlices):
 def _merge_rows(gradient: tf.IndexedSlices) -> tf.IndexedSlices:
     """The same gradient with strictly ascending rows; values of equal rows summed."""
     indices, values = gradient.indices, gradient.values
+    if ops.ascend(indices):
+        return gradient
 
     def merge() -> tuple[tf.Tensor, tf.Tensor]:
         order = tf.argsort(indices, stable=True)

@@ -10,6 +10,9 @@ from keras_lsh import ops
 from keras_lsh.hashing import HashFamily
 from keras_lsh.selection.selector import Selector, WeightFactory
 
+# Of so many neurons a few steps reach a fraction, which is worth telling from the rest.
+_VERY_MANY = 20_000
+
 
 class LSHSelector(Selector):
     """The neurons that the hash tables hold in the buckets that a sample probes.
@@ -42,6 +45,9 @@ class LSHSelector(Selector):
         self.codes = add_weight("codes", np.zeros([units, tables], np.int32))
         self.offsets = add_weight("offsets", offsets)
         self.table_ids = add_weight("table_ids", np.tile(everyone, [tables, 1]))
+        self.digests = None
+        if units >= _VERY_MANY:
+            self.digests = add_weight("digests", np.zeros([units], np.int32))
 
     @property
     def neuron_keys(self) -> Any:
@@ -102,26 +108,63 @@ class LSHSelector(Selector):
         for name, value in self.hashing.observe(inputs, self.state).items():
             self.state[name].assign(value)
 
-    def refresh(self, kernel: Any, bias: Any) -> dict[str, tf.Tensor]:
-        """Hashes all neurons again and builds the tables anew.
+    def refresh(
+        self, kernel: Any, bias: Any, moved_only: Any = False
+    ) -> dict[str, tf.Tensor]:
+        """Hashes all neurons again, or those that have moved; builds the tables anew.
+
+        Args:
+            kernel: The layer's kernel, `[units, input_dim]`.
+            bias: The layer's bias, `[units]`, or None.
+            moved_only: A boolean, or a boolean scalar. Of very many neurons, hash only
+                those whose weights are not those of the last refresh, by the hash
+                functions as they are. Of others, hash all, as without.
 
         Returns:
             `codes_changed`: the share of neurons with a new code in some table.
         """
         kernel = tf.convert_to_tensor(kernel)
         bias = None if bias is None else tf.convert_to_tensor(bias)
-        changes = self.hashing.refresh(kernel, bias, self.state)
-        # The new values themselves: what `refresh` has computed from them, TensorFlow
-        # then need not compute again.
-        codes = self.hashing.neuron_codes(kernel, bias, {**self.state, **changes})
-        for name, value in changes.items():
-            self.state[name].assign(value)
-        moved = tf.reduce_any(codes != tf.convert_to_tensor(self.codes), axis=-1)
+        old = tf.convert_to_tensor(self.codes)
+        if self.digests is None:
+            codes = self._codes_of_all(kernel, bias)
+        else:
+            digests = _digests(kernel, bias)
+            codes = tf.cond(
+                tf.convert_to_tensor(moved_only),
+                lambda: self._codes_of_moved(kernel, bias, digests),
+                lambda: self._codes_of_all(kernel, bias),
+            )
+            self.digests.assign(digests)
+        moved = tf.reduce_any(codes != old, axis=-1)
         offsets, table_ids = ops.build_tables(codes, self.hashing.buckets)
         self.codes.assign(codes)
         self.offsets.assign(offsets)
         self.table_ids.assign(table_ids)
         return {"codes_changed": tf.reduce_mean(tf.cast(moved, tf.float32))}
+
+    def _codes_of_all(self, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+        """The codes of all neurons, by hash functions that have followed the inputs."""
+        codes, changes = self.hashing.rehash(kernel, bias, self.state)
+        for name, value in changes.items():
+            self.state[name].assign(value)
+        return codes
+
+    def _codes_of_moved(
+        self, kernel: tf.Tensor, bias: tf.Tensor | None, digests: tf.Tensor
+    ) -> tf.Tensor:
+        """The codes, new ones where the weights are not those of the last refresh."""
+        codes = tf.convert_to_tensor(self.codes)
+        ids = tf.where(digests != tf.convert_to_tensor(self.digests))
+        new = self.hashing.neuron_codes(
+            tf.gather(kernel, ids[:, 0]),
+            None if bias is None else tf.gather(bias, ids[:, 0]),
+            self.state,
+        )
+        codes = tf.tensor_scatter_nd_update(codes, ids, new)
+        for name, value in self.hashing.follow(codes).items():
+            self.state[name].assign(value)
+        return codes
 
     def drift(self, kernel: Any, bias: Any, ids: tf.Tensor) -> tf.Tensor:
         """The share of the codes, over these neurons and all tables, that are stale.
@@ -144,6 +187,12 @@ class LSHSelector(Selector):
 
     def refresh_multiplications(self, input_dim: int) -> int:
         return self.hashing.refresh_multiplications(input_dim, self.units)
+
+
+def _digests(kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    """int32 `[units]`: others where the weights of a neuron are others."""
+    digests = ops.row_digests(kernel)
+    return digests if bias is None else digests + tf.bitcast(bias, tf.int32)
 
 
 def _rows(weight: Any, ids: tf.Tensor) -> tf.Tensor:

@@ -72,13 +72,22 @@ class Selector(abc.ABC):
         """Sees the inputs `[batch, input_dim]` of a training step."""
         del inputs
 
-    def refresh(self, kernel: Any, bias: Any) -> dict[str, tf.Tensor]:
+    def refresh(
+        self, kernel: Any, bias: Any, moved_only: Any = False
+    ) -> dict[str, tf.Tensor]:
         """Follows the weights as they are now.
+
+        Args:
+            kernel: The layer's kernel, `[units, input_dim]`.
+            bias: The layer's bias, `[units]`, or None.
+            moved_only: A boolean, or a boolean scalar: look only at neurons whose
+                weights have changed since the last refresh, where that pays, and keep
+                the rest as it is.
 
         Returns:
             What there is to say about it, e.g. `codes_changed`, as scalars.
         """
-        del kernel, bias
+        del kernel, bias, moved_only
         return {}
 
     def drift(self, kernel: Any, bias: Any, ids: tf.Tensor) -> tf.Tensor:

@@ -95,6 +95,30 @@ def test_intervals_go_on_over_epochs():
     assert rebuild_steps(make_model(), epochs=2, every=15)[-2:] == [16, 31]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "full"),
+    [
+        ({"every": 2}, [1, 2, 4, 8, 16, 32, 48]),
+        ({"every": 15}, [1, 2, 4, 8, 16, 46]),
+        ({"every": 15, "drift": 0.0}, [1, 2, 4, 8, 15, 30, 45, 60]),
+    ],
+)
+def test_which_rebuilds_are_of_all_neurons(arguments, full):
+    model, noted = make_model(), []
+    callback = keras_lsh.RebuildTables(**arguments)
+    rebuild = callback._rebuild
+
+    def note(due, moved_only=False):
+        if any(due) and not moved_only:
+            noted.append(int(model.optimizer.iterations.numpy()))
+        rebuild(due, moved_only)
+
+    callback._rebuild = note
+    fit(model, [callback], steps=60)
+    assert noted[: len(full)] == full
+    assert noted[len(full) :] in ([], [60])  # when training ends
+
+
 def test_tables_are_right_when_training_ends():
     model = make_model()
     fit(model, [keras_lsh.RebuildTables(every=1000)])

@@ -116,6 +116,21 @@ def test_seeds_decide_everything(family):
 
 
 @all_families
+def test_rehashing_is_refreshing_and_then_hashing(family):
+    kernel, bias, inputs = random(UNITS, DIM), random(UNITS), random(64, DIM) + 1
+    state = trained(family, kernel, bias, inputs)
+    family = decided(family)
+    state |= family.observe(tf.constant(inputs * 2), state)
+    codes, changes = family.rehash(kernel, bias, state)
+    expected = family.refresh(kernel, bias, state)
+    assert set(changes) == set(expected)
+    for name, value in changes.items():
+        np.testing.assert_array_equal(value, expected[name])
+    later = {**state, **changes}
+    np.testing.assert_array_equal(codes, family.neuron_codes(kernel, bias, later))
+
+
+@all_families
 def test_refreshing_moves_little_where_nothing_has_changed(family):
     kernel, bias, inputs = random(UNITS, DIM), random(UNITS), random(64, DIM) + 1
     state = trained(family, kernel, bias, inputs, refreshes=15)

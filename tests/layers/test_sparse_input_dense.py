@@ -180,6 +180,8 @@ class TestTouchesWhatOccurs:
             assert uses
             assert uses <= {
                 "LshResourceActiveMatmulGradInput",
+                "LshResourceActiveRowAdam",
+                "LshResourceActiveRowSubtract",
                 "LshResourceRowAdam",
                 "LshResourceRowSubtract",
                 "ResourceGather",

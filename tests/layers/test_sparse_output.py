@@ -287,3 +287,62 @@ class TestExplore:
     def test_config(self):
         layer = keras_lsh.LSHDense(10, explore=0.25)
         assert keras_lsh.LSHDense.from_config(layer.get_config()).explore == 0.25
+
+
+class TestRebuildsOfWhatHasMoved:
+    CELLS = keras_lsh.KMeansCells(cells=20)
+
+    @pytest.fixture(autouse=True)
+    def layer(self, monkeypatch):
+        monkeypatch.setattr("keras_lsh.selection.lsh._VERY_MANY", UNITS)
+        layer = make_layer(hashing=self.CELLS)
+        layer(make_inputs(200), training=True)
+        layer.rebuild_tables()
+        return layer
+
+    @pytest.fixture(params=["eager", "graph"])
+    def rebuild(self, request, layer):
+        def rebuild(moved_only):
+            return layer.rebuild_tables(moved_only)["codes_changed"]
+
+        if request.param == "eager":
+            return rebuild
+        function = tf.function(rebuild)
+        return lambda moved_only: function(tf.constant(moved_only))
+
+    def test_neurons_that_have_not_moved_keep_their_codes(self, layer, rebuild):
+        selector = layer.selector
+        # Others are the inputs, so that all neurons would have other cells.
+        layer(make_inputs(200) * np.arange(WIDTH) + 1, training=True)
+        before = {name: np.array(value) for name, value in selector.state.items()}
+        codes = selector.codes.numpy()
+        assert float(rebuild(True)) == 0
+        np.testing.assert_array_equal(selector.codes, codes)
+        for name, value in before.items():
+            np.testing.assert_array_equal(selector.state[name], value)
+        assert float(rebuild(False)) > 0.1
+
+    def test_neurons_that_have_moved_get_the_codes_of_their_weights(
+        self, layer, rebuild
+    ):
+        selector = layer.selector
+        codes = selector.codes.numpy()
+        kernel, bias = layer.kernel.numpy(), layer.bias.numpy()
+        kernel[7], kernel[[31, 32]], bias[250] = kernel[250], -kernel[[1, 2]], 9.0
+        layer.kernel.assign(kernel)
+        layer.bias.assign(bias)
+        expected = selector.hashing.neuron_codes(kernel, bias, selector.state).numpy()
+        share = float(rebuild(True))
+        assert share == np.float32(np.mean(expected != codes)) > 0
+        np.testing.assert_array_equal(selector.codes, expected)
+        np.testing.assert_array_equal(selector.state["members"], expected)
+        offsets, ids = selector.offsets.numpy()[0], selector.table_ids.numpy()[0]
+        cell = expected[7, 0]
+        assert 7 in ids[offsets[cell] : offsets[cell + 1]]
+        assert float(rebuild(True)) == 0
+
+    def test_layers_of_fewer_neurons_are_hashed_whole(self, monkeypatch):
+        monkeypatch.setattr("keras_lsh.selection.lsh._VERY_MANY", UNITS + 1)
+        layer = make_layer(hashing=self.CELLS)
+        layer(make_inputs(200) * np.arange(WIDTH) + 1, training=True)
+        assert float(layer.rebuild_tables(moved_only=True)["codes_changed"]) > 0.1

@@ -24,6 +24,7 @@ VALUES = RNG.standard_normal(IDS.shape).astype(np.float32)
 # Arguments of each op that are good.
 GOOD = {
     "matmul": {"a": INPUTS, "b": KERNEL[:5, :3]},
+    "row_digests": {"rows": INPUTS},
     "hash_codes": {
         "margins": RNG.standard_normal([4, 6]).astype(np.float32),
         "tables": 2,
@@ -110,6 +111,7 @@ ARGUMENTS = [
     ("scatter_active", {"units": 9.5}, "units"),
 ]
 DTYPES = [
+    ("row_digests", {"rows": tf.constant(INTEGERS)}, "rows"),
     ("hash_codes", {"margins": tf.constant(INTEGERS)}, "margins"),
     ("hash_codes", {"margins": tf.ones([4, 6], tf.float64)}, "margins"),
     ("hash_codes", {"margins": [["a"] * 6]}, "margins"),
@@ -140,6 +142,7 @@ SHAPES = [
     ("matmul", {"a": INPUTS[0]}, "a"),
     ("matmul", {"b": KERNEL[None]}, "b"),
     ("matmul", {"b": KERNEL}, "b"),
+    ("row_digests", {"rows": INPUTS[0]}, "rows"),
     ("hash_codes", {"margins": FLOATS[0]}, "margins"),
     ("hash_codes", {"margins": FLOATS[None]}, "margins"),
     ("hash_codes", {"margins": FLOATS}, "margins"),
@@ -499,6 +502,29 @@ class TestRowAdam:
             np.testing.assert_array_equal(np.isfinite(state[name]), expected)
 
 
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ([[0, 3], [0, 1]], "`columns` must be numbers in [0, 3)"),
+        ([[-2, 0], [0, 1]], "columns[0, 0]=-2"),
+        ([[0, 1]], "a row for each of the 2 samples"),
+        ([0, 1], "columns"),
+    ],
+)
+def test_bad_columns_of_a_gradient(columns, said):
+    with pytest.raises(ERRORS) as caught:
+        library().lsh_active_matmul_grad_input(
+            gradient=tf.ones([2, 1]),
+            ids=[[0], [1]],
+            neurons=[0, 1],
+            starts=[0, 1, 2],
+            places=[0, 1],
+            kernel=tf.ones([4, 3]),
+            columns=columns,
+        )
+    assert said in str(caught.value)
+
+
 # Sizes whose product is too large for a tensor: at worst these end the process.
 TOO_LARGE = {
     "lsh_scatter_active": """
@@ -511,7 +537,8 @@ TOO_LARGE = {
         active=8""",
     "lsh_active_matmul_grad_input": """
         gradient=tf.zeros([2**40, 0]), ids=tf.zeros([2**40, 0], tf.int32),
-        kernel=tf.zeros([0, 2**40])""",
+        neurons=tf.zeros([0], tf.int32), starts=[0], places=tf.zeros([0], tf.int32),
+        kernel=tf.zeros([0, 2**40]), columns=tf.zeros([0, 0], tf.int32)""",
     "lsh_probe_sequence": "margins=tf.zeros([2, 3]), tables=2**31, bits=3, probes=1",
     "lsh_probe_digits": """
         scores=tf.zeros([0, 2**15, 1, 2**16]), probes=1, negatives=True""",

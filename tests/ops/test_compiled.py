@@ -82,6 +82,23 @@ def test_matmul(run, n, inner, m):
     np.testing.assert_allclose(reference.matmul(a, b), exact, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["normal", "odd"])
+@pytest.mark.parametrize(("n", "inner"), [(50, 33), (0, 3), (3, 0), (1, 1)])
+def test_row_digests(run, n, inner, kind):
+    rows = random_margins(np.random.default_rng(0), [n, inner], kind)
+    expected = [
+        sum(
+            int(bits) * (2 * j + 1) * 0x9E3779B1
+            for j, bits in enumerate(row.view(np.uint32))
+        )
+        % 2**32
+        for row in rows
+    ]
+    digests = run(compiled.row_digests, rows)
+    expected = np.array(expected, np.uint32).astype(np.int32)
+    assert_identical([digests], [expected], [run(reference.row_digests, rows)])
+
+
 @pytest.mark.parametrize("kind", ["normal", "ties", "odd"])
 @pytest.mark.parametrize(
     ("n", "tables", "bits"), [(50, 3, 4), (0, 2, 3), (3, 1, 20), (7, 9, 1)]

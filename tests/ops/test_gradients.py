@@ -363,6 +363,60 @@ def test_no_gradient_by_inputs_that_nobody_asks_for():
     assert "LshResourceActiveMatmulGradInput" not in types
 
 
+def gradients_of_two_layers(scatter, units, first, hidden=7):
+    """A function of inputs: gradients through two layers of few active neurons."""
+    generator = np.random.default_rng(3)
+    kernels = [
+        tf.Variable(generator.normal(size=shape).astype("float32"))
+        for shape in ([units, hidden], [5, units])
+    ]
+    second = tf.constant(generator.integers(0, 5, [4, 2]), tf.int32)
+
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            values, _ = compiled.active_matmul(x, kernels[0], None, first)
+            between = scatter(values)
+            outputs, _ = compiled.active_matmul(between, kernels[1], None, second)
+            loss = tf.reduce_sum(outputs**2) + tf.reduce_sum(between**3)
+        by_x, *by_kernels = tape.gradient(loss, [x, *kernels])
+        return by_x, *(tf.convert_to_tensor(g) for g in by_kernels)
+
+    return gradients
+
+
+@pytest.mark.parametrize(
+    ("active", "detour", "restricted"),
+    [
+        (2, tf.identity, True),
+        (2, lambda x: tf.reshape(tf.reshape(x, [2, 2, -1]), [-1, 40]), True),
+        (3, tf.identity, False),  # more than one of 16
+        (2, lambda x: 2 * x, False),
+        (2, lambda x: tf.reshape(tf.reshape(x, [-1])[::-1], [4, 40]), False),
+    ],
+)
+def test_gradients_behind_a_layer_of_few_active_neurons(active, detour, restricted):
+    generator = np.random.default_rng(4)
+    first = [np.sort(generator.permutation(40)[:active]) for _ in range(4)]
+    first = tf.constant(np.stack(first), tf.int32)
+
+    def scatter(values):
+        return detour(compiled.scatter_active(values, first, 40))
+
+    gradients = gradients_of_two_layers(scatter, 40, first)
+    x = tf.constant(generator.normal(size=[4, 7]), tf.float32)
+    traced = tf.function(gradients)
+    for got, expected in zip(traced(x), gradients(x), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    graph = traced.get_concrete_function(x).graph
+    columns = [
+        op.inputs[6]
+        for op in graph.get_operations()
+        if op.type == "LshResourceActiveMatmulGradInput"
+    ]
+    assert [c.shape[1] for c in columns] == ([active, 0] if restricted else [0, 0])
+
+
 def test_an_update_between_steps_is_seen():
     case = Case(10)
     kernel, bias = tf.Variable(case.kernel), tf.Variable(case.bias)

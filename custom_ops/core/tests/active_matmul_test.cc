@@ -11,6 +11,7 @@
 #include "custom_ops/core/active_gradients.h"
 #include "custom_ops/core/active_set.h"
 #include "custom_ops/core/keep_largest.h"
+#include "custom_ops/core/sparse_inputs.h"
 #include "custom_ops/core/tests/check.h"
 #include "custom_ops/core/tests/variants.h"
 
@@ -36,10 +37,22 @@ struct Batch {
   }
 };
 
+// Makes 97 % of the inputs of some samples 0.
+void MakeSparse(Random* random, double share, int64_t batch, Floats* inputs) {
+  for (int64_t b = 0; b < batch; ++b) {
+    if (!random->Chance(share)) continue;
+    const auto first = inputs->begin() + b * inputs->size() / batch;
+    std::for_each(first, first + inputs->size() / batch, [&](float& input) {
+      if (random->Chance(0.97)) input = random->Chance(0.5) ? 0.0f : -0.0f;
+    });
+  }
+}
+
 // Different ids, ascending, in each sample, with some places unused at the end
 // or, as the core does not mind, anywhere. Unused places have a NaN gradient.
+// Of some samples' inputs, hardly any are not 0.
 Batch RandomBatch(Random* random, int64_t batch, int64_t active, int64_t units,
-                  int64_t input_dim, double unused) {
+                  int64_t input_dim, double unused, double sparse = 0.0) {
   Batch b = {batch,
              active,
              units,
@@ -61,6 +74,7 @@ Batch RandomBatch(Random* random, int64_t batch, int64_t active, int64_t units,
     b.ids[i] = kNoId;
     b.gradient[i] = kNan;
   }
+  MakeSparse(random, sparse, batch, &b.inputs);
   return b;
 }
 
@@ -85,11 +99,13 @@ void ForEachBatch(uint64_t seed, Check check) {
   Random random(seed);
   for (const Shape& s : Shapes()) {
     for (double unused : {0.0, 0.3, 1.0}) {
-      const Context context("batch=", s.batch, " active=", s.active,
-                            " units=", s.units, " input_dim=", s.input_dim,
-                            " unused=", unused);
-      check(RandomBatch(&random, s.batch, s.active, s.units, s.input_dim,
-                        unused));
+      for (double sparse : {0.0, 0.5, 1.0}) {
+        const Context context("batch=", s.batch, " active=", s.active,
+                              " units=", s.units, " input_dim=", s.input_dim,
+                              " unused=", unused, " sparse=", sparse);
+        check(RandomBatch(&random, s.batch, s.active, s.units, s.input_dim,
+                          unused, sparse));
+      }
     }
   }
 }
@@ -184,6 +200,7 @@ TEST(SharedSamples) {
                  random.Floats(units * input_dim),
                  random.Floats(units),
                  Floats()};
+      MakeSparse(&random, 0.3, batch, &b.inputs);
       Ints keys(units);
       for (int64_t n = 0; n < units; ++n) keys[n] = n % 4;
       for (int64_t s = 0; s < batch; ++s) {
@@ -244,7 +261,7 @@ TEST(BadIds) {
                                    ", " + std::to_string(at % 4) +
                                    "]=" + std::to_string(bad);
       const ActiveIds view = {ids.data(), 3, 4};
-      CHECK_ERROR(CheckIds(view, 9), "`ids` must be neuron numbers in [0, 9)");
+      CHECK_ERROR(CheckIds(view, 9), "`ids` must be numbers in [0, 9)");
       CHECK_ERROR(CheckIds(view, 9), received);
       CHECK_ERROR(GroupByNeuron(view, 9, {}, &groups), received);
     }
@@ -315,7 +332,7 @@ TEST(ForwardIsAsExactAsAPlainLoop) {
 
 TEST(ASampleDoesNotDependOnTheOthers) {
   Random random(4);
-  const Batch b = RandomBatch(&random, 90, 4, 12, 53, 0.2);
+  const Batch b = RandomBatch(&random, 90, 4, 12, 53, 0.2, 0.5);
   const Floats values = Forward(b, true, GetVectorKernels(), SerialFor);
   for (int64_t sample = 0; sample < b.batch; ++sample) {
     Batch alone = b;
@@ -327,6 +344,42 @@ TEST(ASampleDoesNotDependOnTheOthers) {
     CHECK_EQ(
         Forward(alone, true, GetVectorKernels(), SerialFor),
         Floats(values.begin() + sample * 4, values.begin() + (sample + 1) * 4));
+  }
+}
+
+TEST(WhatIsSparse) {
+  for (int64_t n : {0, 1, 15, 16, 17, 64, 100, 1000, 1023}) {
+    Random random(n);
+    const int64_t most = n / SparseInputs::kSparsity;
+    for (int64_t count :
+         {int64_t{0}, int64_t{1}, most - 1, most, most + 1, n}) {
+      if (count < 0 || count > n) continue;
+      const Context context("n=", n, " count=", count);
+      Floats inputs(3 * n, -0.0f);  // of the second of three samples
+      std::set<int32_t> columns;
+      while (static_cast<int64_t>(columns.size()) < count) {
+        columns.insert(static_cast<int32_t>(random.Below(n)));
+      }
+      for (int32_t column : columns) inputs[n + column] = random.Float() + 2;
+      if (count > 0) inputs[n + *columns.begin()] = kNan;
+      for (const Split& split : Splits()) {
+        const SparseInputs sparse(inputs.data(), 3, n, split.parallel_for);
+        CHECK(sparse.IsSparse(0) && sparse.IsSparse(2));
+        CHECK_EQ(sparse.Count(0), int64_t{0});
+        CHECK_EQ(sparse.IsSparse(1), count <= most);
+        CHECK_EQ(sparse.AllAreSparse(), count <= most);
+        if (count > most) continue;
+        CHECK_EQ(sparse.Count(1), count);
+        CHECK_EQ(Ints(sparse.Columns(1), sparse.Columns(1) + count),
+                 Ints(columns.begin(), columns.end()));
+        for (int64_t k = 0; k % SparseInputs::kLanes != 0 || k < count; ++k) {
+          const float value = sparse.Values(1)[k];
+          CHECK_EQ(value, k < count ? inputs[n + sparse.Columns(1)[k]] : 0.0f);
+          CHECK(sparse.Columns(1)[k] >= 0 &&
+                (count == 0 || sparse.Columns(1)[k] < n));
+        }
+      }
+    }
   }
 }
 
@@ -518,8 +571,8 @@ Floats GradKernel(const Batch& b, const VectorKernels& kernels,
   const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
   Floats rows(neurons * b.input_dim, kNan), bias(neurons, kNan);
   ActiveMatmulGradKernel(b.view(), groups, b.gradient.data(), b.inputs.data(),
-                         b.input_dim, parallel_for, kernels, rows.data(),
-                         bias.data());
+                         b.input_dim, parallel_for, kernels, rows.data());
+  ActiveMatmulGradBias(groups, b.gradient.data(), bias.data());
   rows.insert(rows.end(), bias.begin(), bias.end());
   return rows;
 }
@@ -592,6 +645,41 @@ TEST(KernelGradientIsAsExactAsAPlainLoop) {
   });
 }
 
+// At the wanted columns the same bits as everywhere, elsewhere 0.
+TEST(InputGradientAtAFewColumns) {
+  Random random(13);
+  for (const Shape& s : Shapes()) {
+    for (int64_t any : {0, 1, 3, 20}) {
+      if (any > s.input_dim) continue;
+      const Context context("batch=", s.batch, " active=", s.active,
+                            " units=", s.units, " input_dim=", s.input_dim,
+                            " any=", any);
+      const Batch b =
+          RandomBatch(&random, s.batch, s.active, s.units, s.input_dim, 0.2);
+      const Floats everywhere = GradInput(b, GetVectorKernels(), SerialFor);
+      Ints wanted;
+      Floats expected(everywhere.size());
+      for (int64_t i = 0; i < b.batch * any; ++i) {
+        wanted.push_back(random.Chance(0.1) ? kNoId
+                                            : random.Below(b.input_dim));
+        if (wanted.back() == kNoId) continue;
+        const int64_t at = i / any * b.input_dim + wanted.back();
+        expected[at] = everywhere[at];
+      }
+      const Floats at = InEveryVariant(
+          [&](const VectorKernels& kernels, const ParallelFor& split) {
+            Floats result(b.batch * b.input_dim, kNan);
+            ActiveMatmulGradInputAt(b.view(), b.Groups(), b.gradient.data(),
+                                    b.kernel.data(), b.input_dim,
+                                    {wanted.data(), b.batch, any}, split,
+                                    kernels, result.data());
+            return result;
+          });
+      CHECK_EQ(at, expected);
+    }
+  }
+}
+
 // Wide enough for several slabs of columns, for the work to be cut within a
 // slab, and for a kernel that no cache holds.
 TEST(GradientsOfWideInputs) {
@@ -635,6 +723,21 @@ TEST(InputGradientAddsInTheOrderOfTheNeurons) {
                return GradInput(b, variant...);
              }),
              expected);
+  }
+}
+
+// The kernel's gradient has the same bits whichever way it is worked out.
+TEST(KernelGradientOfSparseInputsIsThatOfDenseOnes) {
+  Random random(14);
+  for (int64_t input_dim : {33, 200}) {
+    Batch b = RandomBatch(&random, 40, 6, 30, input_dim, 0.1, 1.0);
+    const Floats sparse = GradKernel(b, GetVectorKernels(), SerialFor);
+    // One more sample, of no zeros and no gradient, makes the batch dense.
+    ++b.batch;
+    b.ids.insert(b.ids.end(), b.ids.begin(), b.ids.begin() + b.active);
+    b.gradient.insert(b.gradient.end(), b.active, 0.0f);
+    b.inputs.insert(b.inputs.end(), input_dim, 1.0f);
+    CHECK_EQ(GradKernel(b, GetVectorKernels(), SerialFor), sparse);
   }
 }
 

@@ -160,6 +160,35 @@ void CheckDots(double special) {
 TEST(DotsAddInTheDocumentedOrder) { CheckDots(0.0); }
 TEST(DotsOfSpecialValues) { CheckDots(0.03); }
 
+// Rows so long, too, that they are asked for ahead of their use.
+TEST(PairDotsAreDots) {
+  Random random(5);
+  std::vector<int64_t> sizes = Sizes();
+  for (int64_t n : {527, 528, 529, 700, 1111}) sizes.push_back(n);
+  for (int64_t n : sizes) {
+    for (int64_t count : {0, 1, 2, 3, 4, 5, 8, 9, 13}) {
+      const std::vector<Fenced> rows = FencedRows(&random, count, n, 0.01);
+      const std::vector<Fenced> vectors = FencedRows(&random, count, n, 0.01);
+      std::vector<float> expected;
+      for (int64_t i = 0; i < count; ++i) {
+        expected.push_back(LaneDot(rows[i].data(), vectors[i].data(), n));
+      }
+      for (SimdLevel level : Levels()) {
+        for (bool once : {false, true}) {
+          const Context context("n=", n, " count=", count, " once=", once, " ",
+                                SimdLevelName(level));
+          Fenced out(std::vector<float>(count, 7.0f));
+          GetVectorKernels(level).pair_dots(Pointers(rows).data(),
+                                            Pointers(vectors).data(), count, n,
+                                            once, out.data());
+          CHECK_EQ(out.values(), expected);
+          CHECK(out.FencesStand());
+        }
+      }
+    }
+  }
+}
+
 TEST(DotsOfTheSameVectorAreTheSame) {
   Random random(2);
   const std::vector<float> row = random.Floats(77), vector = random.Floats(77);
@@ -197,6 +226,97 @@ TEST(DotsAreAsExactAsAPlainLoop) {
       exact.push_back(exact_sum);
     }
     CHECK_LE(Error(values, exact), 2 * Error(plain, exact));
+  }
+}
+
+// The documented sum of a vector of few elements: 4 lanes, fused, a tree.
+float SparseDot(const float* row, const std::vector<int32_t>& columns,
+                const std::vector<float>& values) {
+  std::array<float, 4> lanes{};
+  for (size_t k = 0; k < columns.size(); ++k) {
+    lanes[k % 4] = std::fma(values[k], row[columns[k]], lanes[k % 4]);
+  }
+  return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3]);
+}
+
+TEST(SparseDotsAddInTheDocumentedOrder) {
+  Random random(8);
+  for (int64_t n : {1, 5, 16, 100}) {
+    for (int64_t count : {0, 1, 2, 3, 4, 5, 7, 8, 30}) {
+      std::vector<int32_t> columns;
+      for (int64_t k = 0; k < count; ++k) {
+        columns.push_back(static_cast<int32_t>(random.Below(n)));
+      }
+      const std::vector<float> values = random.Floats(count);
+      // Padded as documented, and behind that what would spoil the sum.
+      std::vector<int32_t> padded_columns = columns;
+      std::vector<float> padded = values;
+      while (padded.size() % 4 != 0) {
+        padded_columns.push_back(0);
+        padded.push_back(0.0f);
+      }
+      padded_columns.resize(padded.size() + 4, 0);
+      padded.resize(padded.size() + 4, kNan);
+      for (int64_t num_rows = 0; num_rows <= VectorKernels::kMaxTileRows;
+           ++num_rows) {
+        const std::vector<Fenced> rows = FencedRows(&random, num_rows, n, 0.01);
+        std::vector<float> expected;
+        for (const Fenced& row : rows) {
+          // What 0 times infinity makes of the padding.
+          float sum = SparseDot(row.data(), columns, values);
+          if (count % 4 != 0 && !std::isfinite(row.data()[0])) sum = kNan;
+          expected.push_back(sum);
+        }
+        for (SimdLevel level : Levels()) {
+          for (bool ask : {false, true}) {
+            const Context context("n=", n, " count=", count, " rows=", num_rows,
+                                  " ", SimdLevelName(level));
+            Fenced out(std::vector<float>(num_rows, 7.0f));
+            const std::vector<const float*> pointers = Pointers(rows);
+            GetVectorKernels(level).sparse_dots(
+                pointers.data(), num_rows,
+                ask && num_rows > 0 ? pointers[0] : nullptr,
+                padded_columns.data(), padded.data(), count, out.data());
+            CHECK_EQ(out.values(), expected);
+            CHECK(out.FencesStand());
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(AddsAtColumns) {
+  Random random(9);
+  for (int64_t n : {1, 5, 100}) {
+    for (int64_t count : {0, 1, 3, 8, 21}) {
+      if (count > n) continue;
+      std::vector<int32_t> columns;
+      for (int64_t k = 0; k < count; ++k) {
+        columns.push_back(static_cast<int32_t>((7 * k + 2) % n));
+      }
+      const Fenced values = FencedRows(&random, 1, count, 0.1)[0];
+      const Fenced wide = FencedRows(&random, 1, n, 0.1)[0];
+      const float scale = random.Float();
+      std::vector<float> scattered = wide.values(), gathered = values.values();
+      for (int64_t k = 0; k < count; ++k) {
+        float& target = scattered[columns[k]];
+        target = std::fma(scale, values.data()[k], target);
+        gathered[k] = std::fma(scale, wide.data()[columns[k]], gathered[k]);
+      }
+      for (SimdLevel level : Levels()) {
+        const Context context("n=", n, " count=", count, " ",
+                              SimdLevelName(level));
+        Fenced target = wide, sums = values;
+        GetVectorKernels(level).add_sparse(scale, columns.data(), values.data(),
+                                           count, target.data());
+        GetVectorKernels(level).add_gathered(scale, wide.data(), columns.data(),
+                                             count, sums.data());
+        CHECK_EQ(target.values(), scattered);
+        CHECK_EQ(sums.values(), gathered);
+        CHECK(target.FencesStand() && sums.FencesStand());
+      }
+    }
   }
 }
 
