@@ -72,14 +72,14 @@ class Run:
     active: int = 300
     explore: float = 0.5
     seed: int = 0
-    tests: int = 5
-    steps: int = 100
+    tests: int = 3
+    steps: int = 60
     learning_rate: float = 5e-3
     every: int = 10
     dimensions: int = 128
     window: int = 5
     subsample: float = 1e-4
-    batch: int = 1024
+    batch: int = 256
 
     def __str__(self) -> str:
         return " ".join(
