@@ -41,7 +41,6 @@ TESTED_AT_A_TIME = 500
 SETTINGS: dict[str, dict[str, Any]] = {
     "full softmax": {"method": "full"},
     "LSHDense, 300 active, half at random": {"method": "lsh"},
-    "LSHDense, 300 active": {"method": "lsh", "explore": 0.0},
 }
 
 
@@ -72,8 +71,8 @@ class Run:
     active: int = 300
     explore: float = 0.5
     seed: int = 0
-    tests: int = 3
-    steps: int = 60
+    tests: int = 5
+    steps: int = 100
     learning_rate: float = 5e-3
     every: int = 10
     dimensions: int = 128
