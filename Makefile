@@ -87,6 +87,7 @@ bench: install  ## every benchmark, as JSON rows
 	$(BIN)/python benchmarks/layer_step.py
 	$(BIN)/python benchmarks/wide_layer_step.py
 	$(BIN)/python benchmarks/extreme_step.py
+	$(BIN)/python benchmarks/top_k.py
 	$(BIN)/python benchmarks/op_limits.py
 
 EXPERIMENT ?= within_a_point

@@ -266,6 +266,8 @@ def train(run: Run, directory: str | None, verbose: int = 0) -> dict[str, Any]:
     """
     train_set, test_set = load(run.data, directory)
     model = make_model(run, train_set)
+    # Otherwise Keras traces a step twice; LSHSequential does it by itself.
+    model.optimizer.build(model.trainable_variables)
     tests = TESTS.get(run.data, 1)
     steps = train_set.steps_per_epoch(run.batch) // tests
     rebuild = [keras_lsh.RebuildTables(every=run.every)] if run.method == "lsh" else []

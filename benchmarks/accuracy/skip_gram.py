@@ -41,7 +41,6 @@ TESTED_AT_A_TIME = 500
 SETTINGS: dict[str, dict[str, Any]] = {
     "full softmax": {"method": "full"},
     "LSHDense, 300 active, half at random": {"method": "lsh"},
-    "LSHDense, 300 active": {"method": "lsh", "explore": 0.0},
 }
 
 
@@ -79,7 +78,7 @@ class Run:
     dimensions: int = 128
     window: int = 5
     subsample: float = 1e-4
-    batch: int = 1024
+    batch: int = 256
 
     def __str__(self) -> str:
         return " ".join(

@@ -189,8 +189,9 @@ void ActiveMatmulGradInputAt(const ActiveIds& ids, const NeuronSamples& groups,
                       sample;
           for (; i < groups.starts[g + 1] && terms.samples[i] < end; ++i) {
             const int64_t first = (terms.samples[i] - begin) * any;
-            vector_kernels.add_gathered(terms.scales[i], row, &columns[first],
-                                        any, &sums[first]);
+            vector_kernels.add_gathered(terms.scales[i], row,
+                                        columns.data() + first, any,
+                                        sums.data() + first);
           }
         }
         std::fill(input_gradient + begin * input_dim,
