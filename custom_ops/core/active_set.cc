@@ -13,6 +13,13 @@ constexpr int64_t kBins = 256;
 constexpr int32_t kLargestId = 2147483647;
 constexpr int64_t kModulus = 2147483647;  // 2^31 - 1, a prime
 
+// Buckets that are skipped together if none is worth looking into.
+constexpr int64_t kBlock = 32;
+
+// Buckets that hold this many times the neurons there is room for are few
+// enough to be singled out.
+constexpr int64_t kFewTimes = 4;
+
 // Up to so many words of bits for each chosen neuron, walking through all bits
 // is faster than sorting.
 constexpr int64_t kWordsPerChosen = 8;
@@ -96,6 +103,8 @@ ActiveSetSelector::ActiveSetSelector(const BucketTables& tables, int64_t active,
       bits_(scratch->bits),
       sizes_(scratch->sizes),
       heavy_(scratch->heavy),
+      heavy_weights_(scratch->heavy_weights),
+      heavy_sizes_(scratch->heavy_sizes),
       vector_kernels_(vector_kernels) {
   scores_.resize(tables.units, 0);
   touched_.resize(tables.units + 1);  // one place to spare for unneeded writes
@@ -170,6 +179,23 @@ Status ActiveSetSelector::MeasureBuckets(const ActiveSetQuery& query) {
   return Status();
 }
 
+void ActiveSetSelector::FindHeavy(const ActiveSetQuery& query, int32_t least) {
+  heavy_.clear();
+  heavy_weights_.clear();
+  heavy_sizes_.clear();
+  for (int64_t begin = 0; begin < query.num_buckets; begin += kBlock) {
+    const int64_t end = std::min(begin + kBlock, query.num_buckets);
+    int32_t any = 0;  // in most blocks there is none
+    for (int64_t i = begin; i < end; ++i) any |= query.weights[i] >= least;
+    for (int64_t i = begin; i < end && any != 0; ++i) {
+      if (query.weights[i] < least) continue;
+      heavy_.push_back(static_cast<int32_t>(i));
+      heavy_weights_.push_back(query.weights[i]);
+      heavy_sizes_.push_back(sizes_[i]);
+    }
+  }
+}
+
 Status ActiveSetSelector::CollectByWeight(const ActiveSetQuery& query) {
   Status status = MeasureBuckets(query);
   if (!status.ok()) return status;
@@ -177,28 +203,35 @@ Status ActiveSetSelector::CollectByWeight(const ActiveSetQuery& query) {
   // of the first `active` may be.
   int32_t least = 1,
           above = kMaxWeight + 1;  // fewer than `active` from `above`
+  const int32_t *weights = query.weights, *sizes = sizes_.data();
+  int64_t num_buckets = query.num_buckets;
+  bool found_heavy = false;
   while (above - least > 1) {
     const int32_t middle = least + (above - least) / 2;
-    const int64_t count = vector_kernels_.count_from(
-        query.weights, sizes_.data(), query.num_buckets, middle);
-    if (count == active_) {
-      least = middle;
-      break;
+    const int64_t count =
+        vector_kernels_.count_from(weights, sizes, num_buckets, middle);
+    if (count < active_) {
+      above = middle;
+      continue;
     }
-    (count > active_ ? least : above) = middle;
+    least = middle;
+    if (count == active_) break;
+    if (!found_heavy && count <= kFewTimes * active_) {
+      FindHeavy(query, least);
+      found_heavy = true;
+      weights = heavy_weights_.data();
+      sizes = heavy_sizes_.data();
+      num_buckets = static_cast<int64_t>(heavy_.size());
+    }
   }
+  if (!found_heavy) FindHeavy(query, least);
   const bool forced = !chosen_.empty();
 
-  heavy_.resize(query.num_buckets + 1);  // one for unneeded writes
-  int64_t num_heavy = 0;
-  for (int64_t i = 0; i < query.num_buckets; ++i) {
-    heavy_[num_heavy] = static_cast<int32_t>(i);
-    num_heavy += query.weights[i] >= least;
-  }
   keys_.clear();
-  for (int64_t h = 0; h < num_heavy; ++h) {
-    const int32_t weight = query.weights[heavy_[h]];
-    const int32_t* offset = tables_.offsets + query.buckets[heavy_[h]];
+  for (const int32_t heavy : heavy_) {
+    const int32_t weight = query.weights[heavy];
+    if (weight < least) continue;
+    const int32_t* offset = tables_.offsets + query.buckets[heavy];
     for (int32_t place = offset[0]; place < offset[1]; ++place) {
       const int32_t id = tables_.ids[place];
       if (id < 0 || id >= tables_.units) return CorruptIds(id, tables_.units);

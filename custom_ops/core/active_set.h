@@ -66,7 +66,8 @@ struct ActiveSetScratch {
   std::vector<int64_t> keys;
   std::vector<uint64_t> bits;  // of a set of neurons, empty between calls
   std::vector<int32_t> sizes;  // of the buckets
-  std::vector<int32_t> heavy;  // buckets worth looking into
+  // The buckets worth looking into: which of a query's, weights and sizes.
+  std::vector<int32_t> heavy, heavy_weights, heavy_sizes;
 };
 
 // Chooses the active neurons of one sample after another. Use one object, with
@@ -99,6 +100,8 @@ class ActiveSetSelector {
   Status ChooseByWeight(const ActiveSetQuery& query);
   // Writes sizes_; errors if a bucket, offset or weight is out of range.
   Status MeasureBuckets(const ActiveSetQuery& query);
+  // Moves the buckets of at least this weight to the heavy ones.
+  void FindHeavy(const ActiveSetQuery& query, int32_t least);
   Status CollectByWeight(const ActiveSetQuery& query);
   // For all others: forced neurons, then scores, then the best of these.
   Status ChooseByScore(const ActiveSetQuery& query);
@@ -119,7 +122,7 @@ class ActiveSetSelector {
   std::vector<int64_t>& keys_;
   std::vector<uint64_t>& bits_;
   std::vector<int32_t>& sizes_;
-  std::vector<int32_t>& heavy_;
+  std::vector<int32_t>&heavy_, &heavy_weights_, &heavy_sizes_;
   bool measured_all_ = false;  // sizes_ are those of all buckets, in order
   const VectorKernels& vector_kernels_;
 };
