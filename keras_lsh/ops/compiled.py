@@ -285,12 +285,12 @@ def subtract_rows(variable: Any, rows: Any, values: Any) -> None:
         reference.subtract_rows(variable, rows, values)
         return
     rows, values = rows_of(variable, rows, values)
-    values, scale = scaled(values)
-    made_of = kernel_gradient(rows, values)
+    factor, scale = scaled(values)
+    made_of = kernel_gradient(rows, factor)
     if made_of is not None:
         _ops().lsh_resource_active_row_subtract(variable.handle, *made_of, scale)
         return
-    _ops().lsh_resource_row_subtract(variable.handle, rows, scale * values)
+    _ops().lsh_resource_row_subtract(variable.handle, rows, values)
 
 
 def _require_code_shape(tables: int, bits: int) -> None:
