@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lsh._arguments import check_argument, is_finite, is_integer
+from keras_lsh.datasets._prefetch import made_ahead
 from keras_lsh.datasets._random import PowerLaw, check_positive, check_seed
 
 _WORD = re.compile("[a-z]+(?:'[a-z]+)?")
@@ -340,7 +341,7 @@ class SkipGrams:
                 (tf.reshape(centers, shape), tf.reshape(contexts, shape))
             )
 
-        return pieces.flat_map(split).prefetch(tf.data.AUTOTUNE)
+        return made_ahead(pieces.flat_map(split))
 
     def _open_chunks(self, epoch: int) -> Iterator[_Chunk]:
         """The pieces of the text in the order of the epoch, no pairs made yet."""

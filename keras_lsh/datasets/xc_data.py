@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lsh._arguments import check_argument, is_integer
+from keras_lsh.datasets._prefetch import made_ahead
 from keras_lsh.datasets._random import check_positive, check_seed
 
 MAX_INT32 = 2**31 - 1
@@ -197,7 +198,7 @@ class XCData:
             else max(0, epochs * steps - start_step)
         )
         batches = batches.apply(tf.data.experimental.assert_cardinality(left))
-        return batches.prefetch(tf.data.AUTOTUNE)
+        return made_ahead(batches)
 
 
 def arrays_of(data: XCData) -> tuple[np.ndarray, ...]:

@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lsh._arguments import check_choice
+from keras_lsh.datasets._prefetch import made_ahead
 from keras_lsh.datasets._random import check_positive, check_seed
 from keras_lsh.datasets.xc_data import (
     MAX_INT32,
@@ -147,7 +148,7 @@ def stream_xc(
 
     signature = tuple(tf.TensorSpec([None], a.dtype) for a in arrays_of(empty))
     batches = tf.data.Dataset.from_generator(windows, output_signature=signature)
-    return batches.flat_map(batches_of).prefetch(tf.data.AUTOTUNE)
+    return made_ahead(batches.flat_map(batches_of))
 
 
 def write_xc(path: Path, data: XCData) -> None:

@@ -346,6 +346,12 @@ class TestDataset:
         inputs, labels = random_data(9).dataset(4, drop_remainder=True).element_spec
         assert inputs.shape == [4, 50] and labels.shape == [4, None]
 
+    def test_is_left_without_waiting(self, tmp_path):
+        # Where an endless set is autotuned, leaving it can take as long as it was used.
+        write_xc(path := tmp_path / "set.txt", data := random_data(9))
+        for batches in (data.dataset(4, epochs=None), stream_xc(path, 4, epochs=None)):
+            assert batches.options().autotune.enabled is False
+
     @pytest.mark.parametrize(
         "arguments, message",
         [
