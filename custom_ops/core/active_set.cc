@@ -13,16 +13,13 @@ constexpr int64_t kBins = 256;
 constexpr int32_t kLargestId = 2147483647;
 constexpr int64_t kModulus = 2147483647;  // 2^31 - 1, a prime
 
-// Buckets that are skipped together if none is worth looking into.
-constexpr int64_t kBlock = 32;
-
 // Buckets that hold this many times the neurons there is room for are few
 // enough to be singled out.
 constexpr int64_t kFewTimes = 4;
 
 // Up to so many words of bits for each chosen neuron, walking through all bits
 // is faster than sorting.
-constexpr int64_t kWordsPerChosen = 8;
+constexpr int64_t kWordsPerChosen = 16;
 
 bool IsPrime(int64_t n) {
   for (int64_t d = 2; d * d <= n; ++d) {
@@ -130,9 +127,10 @@ bool ActiveSetSelector::RanksAll(const ActiveSetQuery& query) const {
   return different == 0;
 }
 
-bool ActiveSetSelector::ScoresAreWeights(const ActiveSetQuery& query) const {
+bool ActiveSetSelector::ScoresAreWeights(const ActiveSetQuery& query) {
   if (tables_.tables > 1) return false;
-  if (RanksAll(query)) return true;
+  ranks_all_ = RanksAll(query);
+  if (ranks_all_) return true;
   bool ascending = true;
   for (int64_t i = 1; i < query.num_buckets; ++i) {
     ascending &= query.buckets[i - 1] < query.buckets[i];
@@ -157,8 +155,7 @@ Status ActiveSetSelector::MeasureBuckets(const ActiveSetQuery& query) {
   }
   bool good = too_large == 0;
   // As a rule samples rank all buckets of a table, and it is looked at once.
-  const bool all = RanksAll(query);
-  if (!all || !measured_all_) {
+  if (!ranks_all_ || !measured_all_) {
     sizes_.resize(query.num_buckets);
     const int32_t units = static_cast<int32_t>(tables_.units);
     for (int64_t i = 0; i < query.num_buckets; ++i) {
@@ -170,7 +167,7 @@ Status ActiveSetSelector::MeasureBuckets(const ActiveSetQuery& query) {
       good &= in_range & (offset[0] >= 0) & (offset[1] >= offset[0]) &
               (offset[1] <= units);
     }
-    measured_all_ = all && good;
+    measured_all_ = ranks_all_ && good;
   }
   for (int64_t i = 0; i < query.num_buckets && !good; ++i) {
     Status status = Check(query, i);  // says what is wrong
@@ -180,19 +177,14 @@ Status ActiveSetSelector::MeasureBuckets(const ActiveSetQuery& query) {
 }
 
 void ActiveSetSelector::FindHeavy(const ActiveSetQuery& query, int32_t least) {
-  heavy_.clear();
+  heavy_.resize(query.num_buckets);
+  heavy_.resize(vector_kernels_.find_from(query.weights, query.num_buckets,
+                                          least, heavy_.data()));
   heavy_weights_.clear();
   heavy_sizes_.clear();
-  for (int64_t begin = 0; begin < query.num_buckets; begin += kBlock) {
-    const int64_t end = std::min(begin + kBlock, query.num_buckets);
-    int32_t any = 0;  // in most blocks there is none
-    for (int64_t i = begin; i < end; ++i) any |= query.weights[i] >= least;
-    for (int64_t i = begin; i < end && any != 0; ++i) {
-      if (query.weights[i] < least) continue;
-      heavy_.push_back(static_cast<int32_t>(i));
-      heavy_weights_.push_back(query.weights[i]);
-      heavy_sizes_.push_back(sizes_[i]);
-    }
+  for (const int32_t i : heavy_) {
+    heavy_weights_.push_back(query.weights[i]);
+    heavy_sizes_.push_back(sizes_[i]);
   }
 }
 
@@ -200,18 +192,25 @@ Status ActiveSetSelector::CollectByWeight(const ActiveSetQuery& query) {
   Status status = MeasureBuckets(query);
   if (!status.ok()) return status;
   // The weight at which there is no more room, as if no neuron was forced: some
-  // of the first `active` may be.
+  // of the first `active` may be. It is sought from near the last sample's on,
+  // first downwards in growing steps.
   int32_t least = 1,
           above = kMaxWeight + 1;  // fewer than `active` from `above`
+  int32_t step = (kMaxWeight + 1 - last_least_) / 8 + 1;
+  int32_t middle = last_least_ - step;
   const int32_t *weights = query.weights, *sizes = sizes_.data();
   int64_t num_buckets = query.num_buckets;
   bool found_heavy = false;
   while (above - least > 1) {
-    const int32_t middle = least + (above - least) / 2;
+    if (middle <= least || middle >= above) {
+      middle = least + (above - least) / 2;
+    }
     const int64_t count =
         vector_kernels_.count_from(weights, sizes, num_buckets, middle);
     if (count < active_) {
       above = middle;
+      step = std::min(2 * step, kMaxWeight);
+      middle = least > 1 ? 0 : above - step;
       continue;
     }
     least = middle;
@@ -224,6 +223,7 @@ Status ActiveSetSelector::CollectByWeight(const ActiveSetQuery& query) {
       num_buckets = static_cast<int64_t>(heavy_.size());
     }
   }
+  last_least_ = least;
   if (!found_heavy) FindHeavy(query, least);
   const bool forced = !chosen_.empty();
 

@@ -95,7 +95,7 @@ class ActiveSetSelector {
   bool RanksAll(const ActiveSetQuery& query) const;
   // In one table, buckets in ascending order share no neuron, and a neuron's
   // score is the weight of its bucket: as cells ranked by their worth are.
-  bool ScoresAreWeights(const ActiveSetQuery& query) const;
+  bool ScoresAreWeights(const ActiveSetQuery& query);
   // For these, whatever their number: looks into the weightiest buckets only.
   Status ChooseByWeight(const ActiveSetQuery& query);
   // Writes sizes_; errors if a bucket, offset or weight is out of range.
@@ -123,7 +123,9 @@ class ActiveSetSelector {
   std::vector<uint64_t>& bits_;
   std::vector<int32_t>& sizes_;
   std::vector<int32_t>&heavy_, &heavy_weights_, &heavy_sizes_;
+  bool ranks_all_ = false;     // the query does
   bool measured_all_ = false;  // sizes_ are those of all buckets, in order
+  int32_t last_least_ = 1;     // from which on weights were worth looking into
   const VectorKernels& vector_kernels_;
 };
 

@@ -75,6 +75,20 @@ static inline Vec Div(const Vec& a, const Vec& b) {
 static inline Vec Sqrt(const Vec& a) {
   return Map(a, a, [](float x, float) { return std::sqrt(x); });
 }
+static inline Vec Min(const Vec& a, const Vec& b) {
+  return Map(a, b, [](float x, float y) { return x < y ? x : y; });
+}
+static inline Vec Max(const Vec& a, const Vec& b) {
+  return Map(a, b, [](float x, float y) { return x > y ? x : y; });
+}
+static inline void StoreWhole(int32_t* p, const Vec& v, int32_t added) {
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<int32_t>(v.lane[i]) + added;
+}
+static inline uint32_t AtLeast(const int32_t* p, int32_t least) {
+  uint32_t bits = 0;
+  for (int i = 0; i < 16; ++i) bits |= uint32_t{p[i] >= least} << i;
+  return bits;
+}
 static inline float Sum(Vec v) {
   for (int half = 8; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) v.lane[i] += v.lane[i + half];
@@ -161,6 +175,31 @@ KLSH_TARGET static inline Vec Div(Vec a, Vec b) {
 KLSH_TARGET static inline Vec Sqrt(Vec a) {
   return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)};
 }
+KLSH_TARGET static inline Vec Min(Vec a, Vec b) {
+  return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)};
+}
+KLSH_TARGET static inline Vec Max(Vec a, Vec b) {
+  return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+KLSH_TARGET static inline void StoreWhole(int32_t* p, Vec v, int32_t added) {
+  __m256i* halves = reinterpret_cast<__m256i*>(p);
+  const __m256i more = _mm256_set1_epi32(added);
+  _mm256_storeu_si256(halves,
+                      _mm256_add_epi32(_mm256_cvttps_epi32(v.low), more));
+  _mm256_storeu_si256(halves + 1,
+                      _mm256_add_epi32(_mm256_cvttps_epi32(v.high), more));
+}
+KLSH_TARGET static inline uint32_t AtLeast(const int32_t* p, int32_t least) {
+  const __m256i limit = _mm256_set1_epi32(least);
+  uint32_t below = 0;
+  for (int half = 0; half < 2; ++half) {
+    const __m256i values =
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p) + half);
+    const __m256 less = _mm256_castsi256_ps(_mm256_cmpgt_epi32(limit, values));
+    below |= static_cast<uint32_t>(_mm256_movemask_ps(less)) << 8 * half;
+  }
+  return below ^ 0xffff;
+}
 KLSH_TARGET static inline float Sum8(__m256 v) {
   __m128 four =
       _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -243,6 +282,16 @@ KLSH_TARGET static inline Vec Add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 KLSH_TARGET static inline Vec Sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 KLSH_TARGET static inline Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 KLSH_TARGET static inline Vec Sqrt(Vec a) { return _mm512_sqrt_ps(a); }
+KLSH_TARGET static inline Vec Min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+KLSH_TARGET static inline Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+KLSH_TARGET static inline void StoreWhole(int32_t* p, Vec v, int32_t added) {
+  _mm512_storeu_si512(
+      p, _mm512_add_epi32(_mm512_cvttps_epi32(v), _mm512_set1_epi32(added)));
+}
+KLSH_TARGET static inline uint32_t AtLeast(const int32_t* p, int32_t least) {
+  return _mm512_cmpge_epi32_mask(_mm512_loadu_si512(p),
+                                 _mm512_set1_epi32(least));
+}
 KLSH_TARGET static inline float Sum(Vec v) {
   const __m256 low = _mm512_castps512_ps256(v);
   const __m256 high =

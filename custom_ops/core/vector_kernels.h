@@ -83,6 +83,11 @@ struct VectorKernels {
   int32_t (*count_from)(const int32_t* values, const int32_t* sizes, int64_t n,
                         int32_t least);
 
+  // The places of the values of at least `least`, ascending, of [0, n): written
+  // to `found`, which has room for n; returns their number.
+  int64_t (*find_from)(const int32_t* values, int64_t n, int32_t least,
+                       int32_t* found);
+
   // weights[i], linear in values[i] for i in [0, n): 1 for the least value,
   // 65536 for the largest, truncated; 1 for what is no number and if all are
   // equal.
