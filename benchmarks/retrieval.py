@@ -332,7 +332,7 @@ def indexes(data: Data, k: int, batch: int) -> Iterator[Index]:
     """All methods, in sizes that suit the number of vectors."""
     count, dim = data.vectors.shape
     root, bits = math.sqrt(count), round(math.log2(count))
-    for cells in (8 * root, 13 * root):
+    for cells in (5 * root, 8 * root, 13 * root):
         yield Ours(hashing.KMeansCells(int(cells), rank=min(dim, 64)), data, k, batch)
     for code, tables in ((bits - 3, 10), (bits - 3, 20), (bits - 3, 40)):
         family = hashing.SimHash(code, tables, center=False)
