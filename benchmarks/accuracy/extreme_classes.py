@@ -26,7 +26,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "LSHDense, 500 active": {
             "method": "lsh",
             "active": 500,
-            "learning_rate": 3e-3,
+            "oversample": 1,
+            "learning_rate": 4e-3,
         },
         "sampled softmax, 3500": {
             "method": "sampled",

@@ -22,7 +22,18 @@ constexpr int64_t kReuse = 2;
 // sample took half as long again.
 constexpr int64_t kKeptInCache = 1 << 19;
 
+// Kernels of up to so many floats stay in the last cache of most processors.
+constexpr int64_t kHeldInCaches = 1 << 20;
+
 constexpr int64_t kMaxTile = VectorKernels::kMaxTileRows;
+
+// Rows of at most this many floats are read again for each sample where they
+// come from the caches, or where few samples share a neuron: to bring a
+// neuron's samples together takes longer.
+constexpr int64_t kShortRow = 128;
+
+// Rows that are multiplied together, sample by sample.
+constexpr int64_t kRowsAtOnce = 8;
 
 // What the loops over neurons share.
 struct Products {
@@ -212,6 +223,60 @@ class SharedSamples {
 };
 
 }  // namespace
+
+bool MultipliesBySample(const ActiveIds& ids, int64_t units,
+                        int64_t input_dim) {
+  return input_dim <= kShortRow &&
+         (units * input_dim <= kHeldInCaches || ids.batch * ids.active < units);
+}
+
+void ActiveMatmulBySample(const ActiveIds& ids, const float* inputs,
+                          int64_t input_dim, const float* kernel,
+                          const float* bias, const ParallelFor& parallel_for,
+                          const VectorKernels& vector_kernels, float* values) {
+  const SparseInputs sparse(inputs, ids.batch, input_dim, parallel_for);
+  const auto row_of = [&](int64_t place) {
+    // An unused place is multiplied, too, rather than told apart.
+    return kernel + std::max(ids.ids[place], 0) * input_dim;
+  };
+  const auto multiply = [&](int64_t sample, int64_t begin, int64_t end) {
+    const float* rows[kRowsAtOnce];
+    for (int64_t first = begin; first < end; first += kRowsAtOnce) {
+      const int64_t last = std::min(first + kRowsAtOnce, end);
+      const int64_t soon = std::min(last + kRowsAtOnce, end);
+      for (int64_t i = first; i < last; ++i) rows[i - first] = row_of(i);
+      for (int64_t i = last; i < soon; ++i) Prefetch(row_of(i), input_dim);
+      if (sparse.IsSparse(sample)) {
+        for (int64_t i = first; i < last; ++i) {
+          vector_kernels.sparse_dots(
+              &rows[i - first], 1, nullptr, sparse.Columns(sample),
+              sparse.Values(sample), sparse.Count(sample), values + i);
+        }
+      } else {
+        vector_kernels.dots(inputs + sample * input_dim, rows, last - first,
+                            input_dim, values + first);
+      }
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      const int32_t id = ids.ids[i];
+      if (id == kNoId) {
+        values[i] = 0.0f;
+      } else if (bias != nullptr) {
+        values[i] += bias[id];
+      }
+    }
+  };
+  parallel_for(ids.batch * ids.active, input_dim / 4 + 16,
+               [&](int64_t begin, int64_t end) {
+                 while (begin < end) {
+                   const int64_t sample = begin / ids.active;
+                   const int64_t last =
+                       std::min((sample + 1) * ids.active, end);
+                   multiply(sample, begin, last);
+                   begin = last;
+                 }
+               });
+}
 
 void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
                   const float* inputs, int64_t input_dim, const float* kernel,

@@ -24,6 +24,16 @@ void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
                   const float* bias, const ParallelFor& parallel_for,
                   const VectorKernels& vector_kernels, float* values);
 
+// The same, without groups: each sample reads the rows of its neurons. The ids
+// are in range (CheckIds), and there is a unit at least.
+void ActiveMatmulBySample(const ActiveIds& ids, const float* inputs,
+                          int64_t input_dim, const float* kernel,
+                          const float* bias, const ParallelFor& parallel_for,
+                          const VectorKernels& vector_kernels, float* values);
+
+// Whether that is faster.
+bool MultipliesBySample(const ActiveIds& ids, int64_t units, int64_t input_dim);
+
 }  // namespace keras_lsh
 
 #endif  // CUSTOM_OPS_CORE_ACTIVE_MATMUL_H_

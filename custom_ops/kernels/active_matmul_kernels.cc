@@ -52,10 +52,14 @@ class ActiveMatmulOp : public OpKernel {
       keys = {neuron_keys.flat<int32_t>().data(), neuron_keys.dim_size(1)};
     }
     const ActiveIds active = AsActiveIds(ids);
+    const int64_t units = kernel.tensor().dim_size(0);
+    const bool by_sample =
+        units > 0 && MultipliesBySample(active, units, inputs.dim_size(1));
     NeuronSamples groups;
     OP_REQUIRES_OK(
-        context, ToTensorFlow(GroupByNeuron(active, kernel.tensor().dim_size(0),
-                                            keys, &groups)));
+        context,
+        ToTensorFlow(by_sample ? CheckIds(active, units)
+                               : GroupByNeuron(active, units, keys, &groups)));
     const int64_t keep = keep_ > 0 ? keep_ : active.active;
     OP_REQUIRES(
         context, keep <= active.active,
@@ -66,10 +70,17 @@ class ActiveMatmulOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, kept_shape, &values));
     const ParallelFor parallel_for = WorkerThreads(context);
     const auto compute = [&](float* out) {
-      ActiveMatmul(active, groups, inputs.flat<float>().data(),
-                   inputs.dim_size(1), kernel.tensor().flat<float>().data(),
-                   use_bias ? bias.tensor().flat<float>().data() : nullptr,
-                   parallel_for, GetVectorKernels(), out);
+      const float* x = inputs.flat<float>().data();
+      const float* rows = kernel.tensor().flat<float>().data();
+      const float* added =
+          use_bias ? bias.tensor().flat<float>().data() : nullptr;
+      if (by_sample) {
+        ActiveMatmulBySample(active, x, inputs.dim_size(1), rows, added,
+                             parallel_for, GetVectorKernels(), out);
+      } else {
+        ActiveMatmul(active, groups, x, inputs.dim_size(1), rows, added,
+                     parallel_for, GetVectorKernels(), out);
+      }
     };
     if (keep == active.active) {
       compute(values->flat<float>().data());

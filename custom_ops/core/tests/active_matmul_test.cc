@@ -292,6 +292,16 @@ Floats Forward(const Batch& b, bool with_bias, const VectorKernels& kernels,
   return values;
 }
 
+Floats ForwardBySample(const Batch& b, bool with_bias,
+                       const VectorKernels& kernels,
+                       const ParallelFor& parallel_for) {
+  Floats values(b.places(), kNan);
+  ActiveMatmulBySample(b.view(), b.inputs.data(), b.input_dim, b.kernel.data(),
+                       with_bias ? b.bias.data() : nullptr, parallel_for,
+                       kernels, values.data());
+  return values;
+}
+
 // Plain loops in the precision of `T`.
 template <typename T>
 std::vector<T> PlainForward(const Batch& b, bool with_bias) {
@@ -315,6 +325,10 @@ TEST(ForwardIsAsExactAsAPlainLoop) {
       const Floats values = InEveryVariant([&](const auto&... variant) {
         return Forward(b, with_bias, variant...);
       });
+      CHECK_EQ(InEveryVariant([&](const auto&... variant) {
+                 return ForwardBySample(b, with_bias, variant...);
+               }),
+               values);
       const std::vector<double> exact = PlainForward<double>(b, with_bias);
       const Floats plain = PlainForward<float>(b, with_bias);
       for (int64_t i = 0; i < b.places(); ++i) {
@@ -345,6 +359,16 @@ TEST(ASampleDoesNotDependOnTheOthers) {
         Forward(alone, true, GetVectorKernels(), SerialFor),
         Floats(values.begin() + sample * 4, values.begin() + (sample + 1) * 4));
   }
+}
+
+TEST(WhatIsMultipliedBySample) {
+  const auto by_sample = [](int64_t places, int64_t units, int64_t input_dim) {
+    return MultipliesBySample({nullptr, 1, places}, units, input_dim);
+  };
+  CHECK(by_sample(20000, 8192, 128));   // in the caches
+  CHECK(!by_sample(20000, 8193, 128));  // samples share neurons
+  CHECK(by_sample(20000, 20001, 128));  // and do not
+  CHECK(!by_sample(1, 1, 129));         // long rows
 }
 
 TEST(WhatIsSparse) {
