@@ -332,8 +332,9 @@ def indexes(data: Data, k: int, batch: int) -> Iterator[Index]:
     """All methods, in sizes that suit the number of vectors."""
     count, dim = data.vectors.shape
     root, bits = math.sqrt(count), round(math.log2(count))
-    for cells in (5 * root, 8 * root, 13 * root):
-        yield Ours(hashing.KMeansCells(int(cells), rank=min(dim, 64)), data, k, batch)
+    for times, rank in ((5, 64), (6.5, 48), (8, 64), (13, 64)):
+        family = hashing.KMeansCells(int(times * root), rank=min(dim, rank))
+        yield Ours(family, data, k, batch)
     for code, tables in ((bits - 3, 10), (bits - 3, 20), (bits - 3, 40)):
         family = hashing.SimHash(code, tables, center=False)
         yield Ours(family, data, k, batch)
