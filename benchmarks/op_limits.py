@@ -11,15 +11,21 @@ those of the active pairs alone; bytes are the rows of the kernel that some samp
 each once, and the inputs and results, each once.
 
 One JSON row per op and number of threads: its minimum and median time, its limit and
-what sets it, and, with two threads or more, how many times as fast as with one.
+what sets it, and, with two threads or more, how many times as fast as with one. With
+`--company`, also how many times as much as one process as many processes of one thread
+do, all at the same op (`of_processes`): they share nothing but the machine, so this is
+what its caches and memory allow.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -31,6 +37,7 @@ import keras_lsh
 from keras_lsh import ops
 
 FLOAT = 4  # bytes
+OPS = "forward", "gradient by inputs", "gradient by kernel", "LazyAdam"
 
 
 def time_of(function: Callable[[], Any], repeats: int) -> list[float]:
@@ -135,6 +142,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     for width in options.widths:
         case = Case(options.batch, width, options.active, options.seed)
         for name, (run, flops, moved) in case.ops().items():
+            if options.only not in name:
+                continue
             seconds = time_of(run, options.repeats)
             by_peak, by_bandwidth = flops / peak, moved / bandwidth
             limit = max(by_peak, by_bandwidth)
@@ -160,11 +169,51 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_elsewhere(threads: int) -> list[dict[str, Any]]:
+def measure_elsewhere(
+    threads: int, arguments: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """`measure` in a process of its own: TensorFlow's threads are set once."""
-    command = [sys.executable, *sys.argv, "--with-threads", str(threads)]
+    command = [sys.executable, *sys.argv, "--with-threads", str(threads), *arguments]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def keep_company(options: argparse.Namespace) -> None:
+    """Runs an op, given as "width op", until there is no more standard input."""
+    width, name = options.keep_company.split(" ", 1)
+    case = Case(options.batch, int(width), options.active, options.seed)
+    run, _, _ = case.ops()[name]
+    run()
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0))).start()
+    print("ready", flush=True)
+    while True:
+        run()
+
+
+def of_processes(options: argparse.Namespace, threads: int) -> dict[Any, float]:
+    """The median milliseconds of ops, by op and width, in one of so many processes."""
+    command = [sys.executable, *sys.argv, "--with-threads", "1"]
+    found = {}
+    for width in options.widths:
+        for name in OPS:
+            alike = [*command, "--keep-company", f"{width} {name}"]
+            with contextlib.ExitStack() as stack:
+                for _ in range(threads - 1):
+                    other = stack.enter_context(
+                        subprocess.Popen(
+                            alike,
+                            stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE,
+                            text=True,
+                        )
+                    )
+                    assert other.stdout is not None  # it is a pipe
+                    if other.stdout.readline() != "ready\n":
+                        sys.exit(f"{' '.join(alike)} has failed")
+                one = ["--only", name, "--widths", str(width)]
+                rows = measure_elsewhere(1, one)
+                found[name, width] = rows[0]["median_ms"]
+    return found
 
 
 def main() -> None:
@@ -179,21 +228,36 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="the small layer, briefly")
     parser.add_argument("--out", help="file for the rows, besides stdout")
+    parser.add_argument("--only", default="", help="ops with this in their name")
+    parser.add_argument(
+        "--company", action="store_true", help="processes beside each other, too"
+    )
     parser.add_argument("--with-threads", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--keep-company", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
         options.widths, options.repeats = [200], 5
     if options.with_threads:
         tf.config.threading.set_intra_op_parallelism_threads(options.with_threads)
+        if options.keep_company:
+            return keep_company(options)
         for row in measure(options):
             print(json.dumps(row))
         return
-    lines, alone = [], {}
+    lines: list[str] = []
+    alone: dict[Any, dict[str, Any]] = {}
     for threads in options.threads:
-        for row in measure_elsewhere(threads):
+        rows = measure_elsewhere(threads)
+        together = {}
+        if options.company and threads > 1:
+            together = of_processes(options, threads)
+        for row in rows:
             key = row["op"], row["width"]
-            alone.setdefault(key, row["min_ms"])
-            row["times_as_fast_as_alone"] = round(alone[key] / row["min_ms"], 2)
+            one = alone.setdefault(key, row)
+            row["times_as_fast_as_alone"] = round(one["min_ms"] / row["min_ms"], 2)
+            if key in together:
+                share = one["median_ms"] / together[key]
+                row["of_processes"] = round(threads * share, 2)
             lines.append(json.dumps(row))
             print(lines[-1], flush=True)
     if options.out:
