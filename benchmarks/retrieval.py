@@ -332,7 +332,7 @@ def indexes(data: Data, k: int, batch: int) -> Iterator[Index]:
     """All methods, in sizes that suit the number of vectors."""
     count, dim = data.vectors.shape
     root, bits = math.sqrt(count), round(math.log2(count))
-    for times, rank in ((5, 64), (6.5, 48), (8, 64), (13, 64)):
+    for times, rank in ((5, 64), (6.5, 48), (8, 64), (13, 48), (16, 48)):
         family = hashing.KMeansCells(int(times * root), rank=min(dim, rank))
         yield Ours(family, data, k, batch)
     for code, tables in ((bits - 3, 10), (bits - 3, 20), (bits - 3, 40)):
@@ -349,7 +349,7 @@ def indexes(data: Data, k: int, batch: int) -> Iterator[Index]:
     if faiss:
         for code in (128, 256):
             yield IndexLSH(code, data, k, batch)
-        for cells in (root, 2 * root, 4 * root, 8 * root):
+        for cells in (root, 2 * root, 4 * root, 8 * root, 16 * root):
             yield IVFFlat(int(cells), data, k, batch)
         yield Exact(data, k, batch)
 
@@ -425,7 +425,7 @@ def measure(options: argparse.Namespace, k: int) -> list[dict[str, Any]]:
     names: list[str] = []
     known: dict[tuple[str, float], float] = {}
     for index in indexes(data, k, options.batch):
-        if options.only in index.name:
+        if any(name in index.name for name in options.only):
             names.append(index.name)
             candidates += crossings(index, data, options.limit, known)
     for point in points_of(candidates):
@@ -511,7 +511,12 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="few vectors, briefly")
-    parser.add_argument("--only", default="", help="methods with this in their name")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[""],
+        help="methods with these in their names",
+    )
     parser.add_argument("--out", help="file to add the rows to, besides stdout")
     options = parser.parse_args()
     if options.quick:

@@ -339,12 +339,14 @@ void InputCoordinates(const CellQueries& q, int64_t first, int64_t last,
   float* z = coordinates + first * q.rank;
   vector_kernels.multiply(centered->data(), q.basis, rows, q.input_dim, q.rank,
                           z);
-  for (int64_t i = 0; i < rows * q.rank; ++i) {
-    const float scale = q.scales[i % q.rank];
-    const float scaled = scale == 0.0f ? 0.0f : z[i] / scale;
-    z[i] = std::isnan(scaled)
-               ? 0.0f
-               : std::min(std::max(scaled, -q.largest), q.largest);
+  for (int64_t i = 0; i < rows; ++i, z += q.rank) {
+    for (int64_t k = 0; k < q.rank; ++k) {
+      const float scale = q.scales[k];
+      const float scaled = scale == 0.0f ? 0.0f : z[k] / scale;
+      z[k] = std::isnan(scaled)
+                 ? 0.0f
+                 : std::min(std::max(scaled, -q.largest), q.largest);
+    }
   }
 }
 
@@ -371,6 +373,7 @@ void CellWorth(const CellQueries& q, const ParallelFor& parallel_for,
       [&](int64_t begin, int64_t end) {
         std::vector<float> columns(q.rank * kCellsAtOnce);
         std::vector<float> products(q.batch * kCellsAtOnce);
+        std::vector<float> last(kCellsAtOnce);
         for (int64_t piece = begin; piece < end; ++piece) {
           const int64_t first = piece * kCellsAtOnce;
           const int64_t cells = std::min(kCellsAtOnce, q.cells - first);
@@ -379,14 +382,14 @@ void CellWorth(const CellQueries& q, const ParallelFor& parallel_for,
             for (int64_t k = 0; k < q.rank; ++k) {
               columns[k * cells + c] = centroids[c * (q.rank + 1) + k];
             }
+            last[c] = centroids[c * (q.rank + 1) + q.rank];
           }
           vector_kernels.multiply(coordinates.data(), columns.data(), q.batch,
                                   q.rank, cells, products.data());
           for (int64_t b = 0; b < q.batch; ++b) {
             float* out = worth + b * q.cells + first;
             for (int64_t c = 0; c < cells; ++c) {
-              out[c] = products[b * cells + c] +
-                       centroids[c * (q.rank + 1) + q.rank];
+              out[c] = products[b * cells + c] + last[c];
             }
           }
         }

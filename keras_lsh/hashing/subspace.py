@@ -41,8 +41,9 @@ _WINDOW = 2048.0
 # it was converted should be of use.
 _FIRST_STEPS = 4
 
-# Neurons that it looks at, at most: it makes several copies of their weights.
-_FIRST_NEURONS = 512
+# Weights that it looks at, whole neurons, but not too few: it makes several copies.
+_FIRST_WEIGHTS = 2**19
+_FEWEST_NEURONS = 512
 
 # Inputs beyond this size are no data. Their squares can still be summed in float32, and
 # so can those of coordinates up to the other limit.
@@ -177,7 +178,9 @@ def _directions_of_inputs(state: State) -> tuple[tf.Tensor, ...]:
 def _directions_of_neurons(kernel: tf.Tensor, state: State) -> tuple[tf.Tensor, ...]:
     """The same as far as it can be told from neurons, evenly spaced, without inputs."""
     basis, scales = as_float("basis", state), as_float("scales", state)
-    neurons = kernel[:: -(-kernel.shape[0] // _FIRST_NEURONS)]
+    units, input_dim = kernel.shape
+    wanted = max(_FEWEST_NEURONS, _FIRST_WEIGHTS // input_dim)
+    neurons = kernel[:: -(-units // wanted)]
     neurons = tf.where(tf.abs(neurons) < _LARGEST_INPUT, neurons, 0.0)
 
     def step(left: tf.Tensor, basis: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, ...]:
