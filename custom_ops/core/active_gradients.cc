@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "custom_ops/core/active_set.h"
@@ -14,7 +15,8 @@ constexpr int64_t kCacheFloats = 8192;   // of the first-level cache: 32 KiB
 constexpr int64_t kLeastColumns = 64;    // a slab's rows should fill registers
 constexpr int64_t kNeuronsAtOnce = 64;   // of one item of work
 constexpr int64_t kRowFloats = 1 << 16;  // of the second-level cache: 256 KiB
-constexpr int64_t kLine = 16;            // floats of a cache line
+constexpr int64_t kBlockFloats = 1 << 20;  // of the third-level cache: 4 MiB
+constexpr int64_t kLine = 16;              // floats of a cache line
 
 // Samples whose gradients at a few columns are added up together: each pass
 // over the neurons' rows is for so many.
@@ -159,6 +161,33 @@ void AddSlab(const NeuronSamples& groups, const Terms& terms,
   }
 }
 
+// Rows [first, last) of the kernel's gradient, slab by slab, and within a slab
+// so many neurons at a time, so that there is work for several threads where a
+// slab holds all columns.
+void DenseRows(const NeuronSamples& groups, const Terms& terms,
+               const float* inputs, int64_t batch, const Slabs& slabs,
+               int64_t first, int64_t last, const ParallelFor& parallel_for,
+               const VectorKernels& vector_kernels, float* rows) {
+  const int64_t parts = (last - first + kNeuronsAtOnce - 1) / kNeuronsAtOnce;
+  const int64_t places = groups.starts[last] - groups.starts[first];
+  parallel_for(
+      slabs.count * parts, (1 + places / parts) * (slabs.width / 8),
+      [&](int64_t begin, int64_t end) {
+        SlabBuffer samples(batch, slabs);
+        const std::vector<float*> of_places = samples.Rows(terms.samples);
+        int64_t loaded = -1;
+        for (int64_t item = begin; item < end; ++item) {
+          const int64_t slab = item / parts;
+          if (slab != loaded) samples.Load(inputs, slab);
+          loaded = slab;
+          const int64_t from = first + item % parts * kNeuronsAtOnce;
+          AddSlab(groups, terms, of_places, slabs, slab, from,
+                  std::min(from + kNeuronsAtOnce, last), vector_kernels,
+                  rows + (from - first) * slabs.columns);
+        }
+      });
+}
+
 }  // namespace
 
 void ActiveMatmulGradInputAt(const ActiveIds& ids, const NeuronSamples& groups,
@@ -278,33 +307,17 @@ void ActiveMatmulGradKernel(const ActiveIds& ids, const NeuronSamples& groups,
         });
     return;
   }
-  // Slab by slab, and within a slab so many neurons at a time, so that there is
-  // work for several threads where a slab holds all columns.
   const Slabs slabs(ids.batch, input_dim);
-  const int64_t parts = (neurons + kNeuronsAtOnce - 1) / kNeuronsAtOnce;
-  parallel_for(slabs.count * parts, (1 + places / parts) * (slabs.width / 8),
-               [&](int64_t begin, int64_t end) {
-                 SlabBuffer samples(ids.batch, slabs);
-                 const std::vector<float*> rows = samples.Rows(terms.samples);
-                 int64_t loaded = -1;
-                 for (int64_t item = begin; item < end; ++item) {
-                   const int64_t slab = item / parts;
-                   if (slab != loaded) samples.Load(inputs, slab);
-                   loaded = slab;
-                   const int64_t first = item % parts * kNeuronsAtOnce;
-                   AddSlab(groups, terms, rows, slabs, slab, first,
-                           std::min(first + kNeuronsAtOnce, neurons),
-                           vector_kernels, kernel_gradient + first * input_dim);
-                 }
-               });
+  DenseRows(groups, terms, inputs, ids.batch, slabs, 0, neurons, parallel_for,
+            vector_kernels, kernel_gradient);
 }
 
-bool ActiveMatmulGradKernelRows(
+void ActiveMatmulGradKernelRows(
     const ActiveIds& ids, const NeuronSamples& groups, const float* gradient,
     const float* inputs, int64_t input_dim, const ParallelFor& parallel_for,
     const VectorKernels& vector_kernels, const UseRows& use) {
   const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
-  if (neurons == 0) return true;
+  if (neurons == 0) return;
   const Terms terms(ids, groups, gradient);
   const int64_t places = static_cast<int64_t>(groups.places.size());
   const SparseInputs sparse(inputs, ids.batch, input_dim, parallel_for);
@@ -317,7 +330,7 @@ bool ActiveMatmulGradKernelRows(
         use(g, g + 1, row.data());
       }
     });
-    return true;
+    return;
   }
   // So many neurons at a time that their rows stay in the second-level cache.
   // All slabs of the samples are loaded for each such part.
@@ -325,7 +338,23 @@ bool ActiveMatmulGradKernelRows(
   const int64_t at_once =
       std::max<int64_t>(1, kRowFloats / std::max<int64_t>(input_dim, 1));
   const int64_t parts = (neurons + at_once - 1) / at_once;
-  if (parts * ids.batch > places / 2) return false;
+  if (parts * ids.batch > places / 2) {
+    // Loading the samples so often would take longer than rows that go through
+    // the last cache.
+    const int64_t block =
+        std::max<int64_t>(1, kBlockFloats / std::max<int64_t>(input_dim, 1));
+    const std::unique_ptr<float[]> rows(
+        new float[std::min(block, neurons) * input_dim]);
+    for (int64_t first = 0; first < neurons; first += block) {
+      const int64_t last = std::min(first + block, neurons);
+      DenseRows(groups, terms, inputs, ids.batch, slabs, first, last,
+                parallel_for, vector_kernels, rows.get());
+      parallel_for(last - first, input_dim, [&](int64_t begin, int64_t end) {
+        use(first + begin, first + end, rows.get() + begin * input_dim);
+      });
+    }
+    return;
+  }
   parallel_for(parts, (1 + places / parts) * (input_dim / 8),
                [&](int64_t begin, int64_t end) {
                  SlabBuffer samples(ids.batch, slabs);
@@ -343,7 +372,6 @@ bool ActiveMatmulGradKernelRows(
                    use(first, last, rows.data());
                  }
                });
-  return true;
 }
 
 }  // namespace keras_lsh

@@ -64,9 +64,8 @@ using UseRows =
     std::function<void(int64_t first, int64_t last, const float* rows)>;
 
 // The same, but rows are handed on as they come, a few at a time and possibly
-// by several threads, so that they never leave the caches. False, having done
-// nothing, if that would take longer than writing them all.
-bool ActiveMatmulGradKernelRows(
+// by several threads, so that they never leave the caches.
+void ActiveMatmulGradKernelRows(
     const ActiveIds& ids, const NeuronSamples& groups, const float* gradient,
     const float* inputs, int64_t input_dim, const ParallelFor& parallel_for,
     const VectorKernels& vector_kernels, const UseRows& use);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <string>
 
 #include "custom_ops/core/active_gradients.h"
@@ -87,19 +86,13 @@ Status ActiveRowAdam(const AdamOptions& options, const ActiveIds& ids,
   const int64_t num_rows = static_cast<int64_t>(groups.neurons.size());
   const Status status = CheckRows(rows, num_rows, state->total_rows);
   if (!status.ok()) return status;
-  const bool done = ActiveMatmulGradKernelRows(
+  ActiveMatmulGradKernelRows(
       ids, groups, gradient, inputs, state->width, parallel_for, vector_kernels,
       [&](int64_t first, int64_t last, const float* of_rows) {
         UpdateRows(options, rows, num_rows, first, last, of_rows,
                    vector_kernels, state);
       });
-  if (done) return Status();
-  // Not zeros first: there may be a gigabyte of them.
-  const std::unique_ptr<float[]> of_all(new float[num_rows * state->width]);
-  ActiveMatmulGradKernel(ids, groups, gradient, inputs, state->width,
-                         parallel_for, vector_kernels, of_all.get());
-  return RowAdam(options, rows, num_rows, of_all.get(), parallel_for,
-                 vector_kernels, state);
+  return Status();
 }
 
 }  // namespace keras_lsh

@@ -1,6 +1,5 @@
 #include "custom_ops/core/row_subtract.h"
 
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -63,17 +62,8 @@ Status SubtractActiveRows(float scale, const ActiveIds& ids,
       for (int64_t j = 0; j < width; ++j) row[j] -= scale * value[j];
     }
   };
-  if (ActiveMatmulGradKernelRows(ids, groups, gradient, inputs, width,
-                                 parallel_for, vector_kernels, subtract)) {
-    return Status();
-  }
-  // Not zeros first: there may be a gigabyte of them.
-  const std::unique_ptr<float[]> of_all(new float[num_rows * width]);
-  ActiveMatmulGradKernel(ids, groups, gradient, inputs, width, parallel_for,
-                         vector_kernels, of_all.get());
-  parallel_for(num_rows, width + 50, [&](int64_t begin, int64_t end) {
-    subtract(begin, end, of_all.get() + begin * width);
-  });
+  ActiveMatmulGradKernelRows(ids, groups, gradient, inputs, width, parallel_for,
+                             vector_kernels, subtract);
   return Status();
 }
 
