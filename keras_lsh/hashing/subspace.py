@@ -41,9 +41,10 @@ _WINDOW = 2048.0
 # it was converted should be of use.
 _FIRST_STEPS = 4
 
-# Weights that it looks at, whole neurons, but not too few: it makes several copies.
+# It makes several copies of the neurons that it looks at. These have at most so many
+# weights together or, if more, are so many neurons.
 _FIRST_WEIGHTS = 2**19
-_FEWEST_NEURONS = 512
+_FIRST_NEURONS = 512
 
 # Inputs beyond this size are no data. Their squares can still be summed in float32, and
 # so can those of coordinates up to the other limit.
@@ -179,8 +180,8 @@ def _directions_of_neurons(kernel: tf.Tensor, state: State) -> tuple[tf.Tensor, 
     """The same as far as it can be told from neurons, evenly spaced, without inputs."""
     basis, scales = as_float("basis", state), as_float("scales", state)
     units, input_dim = kernel.shape
-    wanted = max(_FEWEST_NEURONS, _FIRST_WEIGHTS // input_dim)
-    neurons = kernel[:: -(-units // wanted)]
+    most = max(_FIRST_NEURONS, _FIRST_WEIGHTS // input_dim)
+    neurons = kernel[:: -(-units // most)]
     neurons = tf.where(tf.abs(neurons) < _LARGEST_INPUT, neurons, 0.0)
 
     def step(left: tf.Tensor, basis: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -296,10 +296,11 @@ def test_finds_the_neurons_of_the_largest_products(tables):
     assert recall(family, kernel, bias, inputs[:50], state, 15, 60) > 0.25
 
 
-def test_without_inputs_the_neurons_directions_are_used():
+@pytest.mark.parametrize("units, input_dim", [(50, 20), (1200, 1100)])  # all; some
+def test_without_inputs_the_neurons_directions_are_used(units, input_dim):
     family = KMeansCells(8, rank=3)
-    kernel = random(50, 3) @ random(3, 20, seed=1)
-    state = new_state(family, 20, 50)
+    kernel = random(units, 3) @ random(3, input_dim, seed=1)
+    state = new_state(family, input_dim, units)
     state |= family.refresh(kernel, None, state)
     np.testing.assert_array_equal(state["scales"], np.ones(3))
     basis = np.float64(state["basis"])
