@@ -311,7 +311,7 @@ Status CellMeans(const CellMembers& m, const ParallelFor& parallel_for,
                      float* mean = means + (t * m.cells + c) * m.width;
                      vector_kernels.weighted_sum(
                          rows.data() + ends[c] - size[c], ones.data(), size[c],
-                         m.width, mean);
+                         0, m.width, mean);
                      if (size[c] == 0) continue;
                      const float divisor = static_cast<float>(size[c]);
                      for (int64_t j = 0; j < m.width; ++j) mean[j] /= divisor;
@@ -427,8 +427,8 @@ void ObserveInputs(const ObservationOptions& options, const float* inputs,
           float* row = centered.data() + i * input_dim;
           usable[i] = Centered(inputs + i * stride * input_dim, center,
                                input_dim, options.largest, row);
-          vector_kernels.weighted_sum(directions.data(), row, input_dim, rank,
-                                      projected.data() + i * rank);
+          vector_kernels.weighted_sum(directions.data(), row, input_dim, 0,
+                                      rank, projected.data() + i * rank);
         }
       });
   const float added =
@@ -451,7 +451,7 @@ void ObserveInputs(const ObservationOptions& options, const float* inputs,
         for (int64_t i = 0; i < rows; ++i) {
           const float* row = centered.data() + i * input_dim + begin;
           vector_kernels.add_scaled(projected.data() + i * rank, row,
-                                    targets.data(), columns, rank);
+                                    targets.data(), columns, 0, rank);
           for (int64_t j = 0; j < columns; ++j) sums[j] += row[j];
         }
         for (int64_t j = begin; j < end; ++j) {

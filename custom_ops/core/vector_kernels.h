@@ -59,14 +59,15 @@ struct VectorKernels {
                        int64_t count, float* sums);
 
   // out[j] = sum over i in [0, count), in this order, of scales[i] *
-  // rows[i][j], for j in [0, n).
+  // rows[i][first + j], for j in [0, n).
   void (*weighted_sum)(const float* const* rows, const float* scales,
-                       int64_t count, int64_t n, float* out);
+                       int64_t count, int64_t first, int64_t n, float* out);
 
-  // targets[i][j] += scales[i] * row[j], fused, for i in [0, count), in this
-  // order, and j in [0, n).
+  // targets[i][first + j] += scales[i] * row[j], fused, for i in [0, count), in
+  // this order, and j in [0, n).
   void (*add_scaled)(const float* row, const float* scales,
-                     float* const* targets, int64_t count, int64_t n);
+                     float* const* targets, int64_t count, int64_t first,
+                     int64_t n);
 
   // out = a b, of a [rows, inner] and b [inner, columns]. Each element is
   // summed over `inner` in ascending order, fused.
@@ -106,6 +107,12 @@ inline void Prefetch(const float* row, int64_t n) {
   for (int64_t j = 0; j < (n < kEnough ? n : kEnough); j += kLine) {
     __builtin_prefetch(row + j);
   }
+}
+
+// The same for n floats that will be written.
+inline void PrefetchToWrite(const float* row, int64_t n) {
+  constexpr int64_t kLine = 16;
+  for (int64_t j = 0; j < n; j += kLine) __builtin_prefetch(row + j, 1);
 }
 
 // The kernels of a level, which the processor must have.

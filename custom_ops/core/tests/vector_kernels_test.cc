@@ -337,8 +337,11 @@ void CheckWeightedSum(double special) {
         const Context context("n=", n, " count=", count, " ",
                               SimdLevelName(level));
         Fenced out(std::vector<float>(n, 7.0f));
-        GetVectorKernels(level).weighted_sum(
-            Pointers(rows).data(), scales.data(), count, n, out.data());
+        std::vector<const float*> pointers = Pointers(rows);
+        for (const float*& row : pointers) row -= count;
+        GetVectorKernels(level).weighted_sum(pointers.data(), scales.data(),
+                                             count, /*first=*/count, n,
+                                             out.data());
         CHECK_EQ(out.values(), expected);
         CHECK(out.FencesStand());
       }
@@ -367,10 +370,11 @@ void CheckAddScaled(double special) {
         std::vector<Fenced> targets = before;
         std::vector<float*> pointers;
         for (int64_t i = 0; i < count; ++i) {
-          pointers.push_back(targets[i % 3].data());
+          pointers.push_back(targets[i % 3].data() - count);
         }
         GetVectorKernels(level).add_scaled(row.data(), scales.data(),
-                                           pointers.data(), count, n);
+                                           pointers.data(), count,
+                                           /*first=*/count, n);
         for (int t = 0; t < 3; ++t) {
           CHECK_EQ(targets[t].values(), expected[t]);
           CHECK(targets[t].FencesStand());
@@ -405,7 +409,8 @@ TEST(WeightedSumIsAsExactAsAPlainLoop) {
       }
     }
     GetVectorKernels(BestSimdLevel())
-        .weighted_sum(pointers.data(), scales.data(), count, kN, values.data());
+        .weighted_sum(pointers.data(), scales.data(), count, 0, kN,
+                      values.data());
     CHECK_LE(Error(values, exact), 2 * Error(plain, exact));
   }
 }
