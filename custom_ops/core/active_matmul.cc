@@ -17,17 +17,17 @@ constexpr int64_t kChunk = 64;
 // that counts.
 constexpr int64_t kReuse = 2;
 
-// Rows of more floats than this, together, are not kept in the caches: they
+// Rows of more bytes than this, together, are not kept in the caches: they
 // would drive out what the rest of the program works with, and a call of one
 // sample took half as long again.
-constexpr int64_t kKeptInCache = 1 << 19;
+constexpr int64_t kKeptInCache = 1 << 21;
 
-// Kernels of up to so many floats stay in the last cache of most processors.
-constexpr int64_t kHeldInCaches = 1 << 20;
+// Kernels of up to so many bytes stay in the last cache of most processors.
+constexpr int64_t kHeldInCaches = 1 << 22;
 
 constexpr int64_t kMaxTile = VectorKernels::kMaxTileRows;
 
-// Rows of at most this many floats are read again for each sample where they
+// Rows of at most this many elements are read again for each sample where they
 // come from the caches, or where few samples share a neuron: to bring a
 // neuron's samples together takes longer.
 constexpr int64_t kShortRow = 128;
@@ -36,18 +36,19 @@ constexpr int64_t kShortRow = 128;
 constexpr int64_t kRowsAtOnce = 8;
 
 // What the loops over neurons share.
+template <typename T>
 struct Products {
   const ActiveIds& ids;
   const NeuronSamples& groups;
   const float* inputs;
   const SparseInputs& sparse;
   int64_t input_dim;
-  const float* kernel;
+  const T* kernel;
   const float* bias;
   const VectorKernels& vector_kernels;
   float* values;
 
-  const float* Row(int64_t group) const {
+  const T* Row(int64_t group) const {
     return kernel + groups.neurons[group] * input_dim;
   }
   int64_t Sample(int32_t place) const { return place / ids.active; }
@@ -56,11 +57,11 @@ struct Products {
   }
   // The products of a sparse sample with rows. `next`: a row that comes soon
   // and is not in a cache, or null.
-  void MultiplySparse(const float* const* rows, int64_t num_rows,
-                      const float* next, int64_t sample, float* out) const {
-    vector_kernels.sparse_dots(rows, num_rows, next, sparse.Columns(sample),
-                               sparse.Values(sample), sparse.Count(sample),
-                               out);
+  void MultiplySparse(const T* const* rows, int64_t num_rows, const T* next,
+                      int64_t sample, float* out) const {
+    vector_kernels.Rows<T>().sparse_dots(
+        rows, num_rows, next, sparse.Columns(sample), sparse.Values(sample),
+        sparse.Count(sample), out);
   }
   void Write(int64_t group, int32_t place, float product) const {
     values[place] =
@@ -69,14 +70,16 @@ struct Products {
 };
 
 // The products of one neuron with its samples.
-void MultiplyOne(const Products& p, int64_t group) {
-  const float* row = p.Row(group);
+template <typename T>
+void MultiplyOne(const Products<T>& p, int64_t group) {
+  const T* row = p.Row(group);
   const float* vectors[kChunk];
   int32_t places[kChunk];
   float products[kChunk];
   int64_t count = 0;
   const auto multiply = [&] {
-    p.vector_kernels.dots(row, vectors, count, p.input_dim, products);
+    p.vector_kernels.template Rows<T>().dots(row, vectors, count, p.input_dim,
+                                             products);
     for (int64_t c = 0; c < count; ++c) p.Write(group, places[c], products[c]);
     count = 0;
   };
@@ -98,17 +101,20 @@ void MultiplyOne(const Products& p, int64_t group) {
 }
 
 // The products of the places from `begin` to `end`, whatever they share.
-void MultiplyPlaces(const Products& p, int64_t begin, int64_t end) {
-  const bool once = static_cast<int64_t>(p.groups.neurons.size()) >
-                    kKeptInCache / std::max<int64_t>(p.input_dim, 1);
-  const float *rows[kChunk] = {}, *vectors[kChunk] = {};
+template <typename T>
+void MultiplyPlaces(const Products<T>& p, int64_t begin, int64_t end) {
+  const bool once =
+      static_cast<int64_t>(p.groups.neurons.size()) >
+      kKeptInCache / std::max<int64_t>(p.input_dim * sizeof(T), 1);
+  const T* rows[kChunk] = {};
+  const float* vectors[kChunk] = {};
   int64_t groups[kChunk];
   int32_t places[kChunk];
   float products[kChunk];
   int64_t count = 0;
   const auto multiply = [&] {
-    p.vector_kernels.pair_dots(rows, vectors, count, p.input_dim, once,
-                               products);
+    p.vector_kernels.template Rows<T>().pair_dots(rows, vectors, count,
+                                                  p.input_dim, once, products);
     for (int64_t c = 0; c < count; ++c) {
       p.Write(groups[c], places[c], products[c]);
     }
@@ -140,11 +146,12 @@ void MultiplyPlaces(const Products& p, int64_t begin, int64_t end) {
 }
 
 // The samples of any of a tile's neurons, and where each neuron has them.
+template <typename T>
 class SharedSamples {
  public:
   // Merges the lists; false, having given up, if they share too little for
   // multiplying all neurons by all samples to pay.
-  bool Merge(const Products& p, int64_t first, int64_t last) {
+  bool Merge(const Products<T>& p, int64_t first, int64_t last) {
     const std::vector<int64_t>& starts = p.groups.starts;
     rows_ = last - first;
     const int64_t wanted = starts[last] - starts[first];
@@ -179,8 +186,8 @@ class SharedSamples {
   }
 
   // The products of the merged tile.
-  void Multiply(const Products& p, int64_t first) {
-    const float* rows[kMaxTile];
+  void Multiply(const Products<T>& p, int64_t first) {
+    const T* rows[kMaxTile];
     float products[kMaxTile];
     for (int64_t r = 0; r < rows_; ++r) rows[r] = p.Row(first + r);
     vectors_.clear();
@@ -196,8 +203,8 @@ class SharedSamples {
     }
     const int64_t count = static_cast<int64_t>(vectors_.size());
     products_.resize(rows_ * count);
-    p.vector_kernels.dot_tile(rows, rows_, vectors_.data(), count, p.input_dim,
-                              products_.data());
+    p.vector_kernels.template Rows<T>().dot_tile(
+        rows, rows_, vectors_.data(), count, p.input_dim, products_.data());
     for (int64_t v = 0; v < count; ++v) {
       Write(p, first, vectors_at_[v], &products_[v], count);
     }
@@ -205,8 +212,8 @@ class SharedSamples {
 
  private:
   // Writes the products, `stride` apart, of the i-th sample.
-  void Write(const Products& p, int64_t first, size_t i, const float* products,
-             int64_t stride) const {
+  void Write(const Products<T>& p, int64_t first, size_t i,
+             const float* products, int64_t stride) const {
     for (int64_t r = 0; r < rows_; ++r) {
       const int32_t place = places_[i * rows_ + r];
       if (place != kNoId) p.Write(first + r, place, products[r * stride]);
@@ -224,15 +231,17 @@ class SharedSamples {
 
 }  // namespace
 
-bool MultipliesBySample(const ActiveIds& ids, int64_t units,
-                        int64_t input_dim) {
+bool MultipliesBySample(const ActiveIds& ids, int64_t units, int64_t input_dim,
+                        int64_t element_bytes) {
   return input_dim <= kShortRow &&
-         (units * input_dim <= kHeldInCaches || ids.batch * ids.active < units);
+         (units * input_dim * element_bytes <= kHeldInCaches ||
+          ids.batch * ids.active < units);
 }
 
+template <typename T>
 void ActiveMatmulBySample(const ActiveIds& ids, const float* inputs,
-                          int64_t input_dim, const float* kernel,
-                          const float* bias, const ParallelFor& parallel_for,
+                          int64_t input_dim, const T* kernel, const float* bias,
+                          const ParallelFor& parallel_for,
                           const VectorKernels& vector_kernels, float* values) {
   const SparseInputs sparse(inputs, ids.batch, input_dim, parallel_for);
   const auto row_of = [&](int64_t place) {
@@ -240,7 +249,7 @@ void ActiveMatmulBySample(const ActiveIds& ids, const float* inputs,
     return kernel + std::max(ids.ids[place], 0) * input_dim;
   };
   const auto multiply = [&](int64_t sample, int64_t begin, int64_t end) {
-    const float* rows[kRowsAtOnce];
+    const T* rows[kRowsAtOnce];
     for (int64_t first = begin; first < end; first += kRowsAtOnce) {
       const int64_t last = std::min(first + kRowsAtOnce, end);
       const int64_t soon = std::min(last + kRowsAtOnce, end);
@@ -248,13 +257,14 @@ void ActiveMatmulBySample(const ActiveIds& ids, const float* inputs,
       for (int64_t i = last; i < soon; ++i) Prefetch(row_of(i), input_dim);
       if (sparse.IsSparse(sample)) {
         for (int64_t i = first; i < last; ++i) {
-          vector_kernels.sparse_dots(
+          vector_kernels.Rows<T>().sparse_dots(
               &rows[i - first], 1, nullptr, sparse.Columns(sample),
               sparse.Values(sample), sparse.Count(sample), values + i);
         }
       } else {
-        vector_kernels.dots(inputs + sample * input_dim, rows, last - first,
-                            input_dim, values + first);
+        vector_kernels.Rows<T>().row_dots(inputs + sample * input_dim, rows,
+                                          last - first, input_dim,
+                                          values + first);
       }
     }
     for (int64_t i = begin; i < end; ++i) {
@@ -278,8 +288,9 @@ void ActiveMatmulBySample(const ActiveIds& ids, const float* inputs,
                });
 }
 
+template <typename T>
 void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
-                  const float* inputs, int64_t input_dim, const float* kernel,
+                  const float* inputs, int64_t input_dim, const T* kernel,
                   const float* bias, const ParallelFor& parallel_for,
                   const VectorKernels& vector_kernels, float* values) {
   const int64_t places = static_cast<int64_t>(groups.places.size());
@@ -288,8 +299,9 @@ void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
   }
   if (places == 0) return;
   const SparseInputs sparse(inputs, ids.batch, input_dim, parallel_for);
-  const Products products = {ids,    groups, inputs,         sparse, input_dim,
-                             kernel, bias,   vector_kernels, values};
+  const Products<T> products = {ids,    groups,         inputs,
+                                sparse, input_dim,      kernel,
+                                bias,   vector_kernels, values};
   if (places < kReuse * static_cast<int64_t>(groups.neurons.size())) {
     parallel_for(places, input_dim / 4 + 16, [&](int64_t begin, int64_t end) {
       MultiplyPlaces(products, begin, end);
@@ -300,7 +312,7 @@ void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
   parallel_for(
       tiles, (1 + places / tiles) * (input_dim / 16 + 16),
       [&](int64_t begin, int64_t end) {
-        SharedSamples shared;
+        SharedSamples<T> shared;
         for (int64_t tile = begin; tile < end; ++tile) {
           const int64_t first = groups.tiles[tile];
           const int64_t last = groups.tiles[tile + 1];
@@ -317,5 +329,16 @@ void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
         }
       });
 }
+
+#define INSTANTIATE(T)                                                         \
+  template void ActiveMatmul<T>(                                               \
+      const ActiveIds&, const NeuronSamples&, const float*, int64_t, const T*, \
+      const float*, const ParallelFor&, const VectorKernels&, float*);         \
+  template void ActiveMatmulBySample<T>(                                       \
+      const ActiveIds&, const float*, int64_t, const T*, const float*,         \
+      const ParallelFor&, const VectorKernels&, float*);
+INSTANTIATE(float)
+INSTANTIATE(Bfloat16)
+#undef INSTANTIATE
 
 }  // namespace keras_lsh

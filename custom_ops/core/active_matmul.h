@@ -16,23 +16,27 @@ namespace keras_lsh {
 //            their samples are multiplied together, their sums held in
 //            registers
 //   inputs   [batch, input_dim]
-//   kernel   [units, input_dim]
+//   kernel   [units, input_dim], of `T`: float, or Bfloat16, which gives what
+//            the same values as floats give, bit for bit
 //   bias     [units], or null for none
 //   values   [batch, active], written
+template <typename T>
 void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
-                  const float* inputs, int64_t input_dim, const float* kernel,
+                  const float* inputs, int64_t input_dim, const T* kernel,
                   const float* bias, const ParallelFor& parallel_for,
                   const VectorKernels& vector_kernels, float* values);
 
 // The same, without groups: each sample reads the rows of its neurons. The ids
 // are in range (CheckIds), and there is a unit at least.
+template <typename T>
 void ActiveMatmulBySample(const ActiveIds& ids, const float* inputs,
-                          int64_t input_dim, const float* kernel,
-                          const float* bias, const ParallelFor& parallel_for,
+                          int64_t input_dim, const T* kernel, const float* bias,
+                          const ParallelFor& parallel_for,
                           const VectorKernels& vector_kernels, float* values);
 
-// Whether that is faster.
-bool MultipliesBySample(const ActiveIds& ids, int64_t units, int64_t input_dim);
+// Whether that is faster, the kernel's elements being of `element_bytes`.
+bool MultipliesBySample(const ActiveIds& ids, int64_t units, int64_t input_dim,
+                        int64_t element_bytes);
 
 }  // namespace keras_lsh
 

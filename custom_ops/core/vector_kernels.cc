@@ -36,12 +36,16 @@ static inline Vec Broadcast(float value) {
   return r;
 }
 static inline Vec Zero() { return Broadcast(0.0f); }
-static inline Vec LoadPart(const float* p, int n) {
+template <typename T>
+static inline Vec LoadPart(const T* p, int n) {
   Vec r = Zero();
-  for (int i = 0; i < n; ++i) r.lane[i] = p[i];
+  for (int i = 0; i < n; ++i) r.lane[i] = ToFloat(p[i]);
   return r;
 }
-static inline Vec Load(const float* p) { return LoadPart(p, 16); }
+template <typename T>
+static inline Vec Load(const T* p) {
+  return LoadPart(p, 16);
+}
 static inline void StorePart(float* p, const Vec& v, int n) {
   for (int i = 0; i < n; ++i) p[i] = v.lane[i];
 }
@@ -95,8 +99,8 @@ static inline float Sum(Vec v) {
   }
   return v.lane[0];
 }
-template <int kRows, int kVectors>
-KLSH_TARGET static inline void MultiplySquare(const float* const* rows,
+template <int kRows, int kVectors, typename T>
+KLSH_TARGET static inline void MultiplySquare(const T* const* rows,
                                               const float* const* vectors,
                                               int64_t j,
                                               Vec (&sums)[kRows][kVectors]) {
@@ -136,8 +140,20 @@ KLSH_TARGET static inline Vec Broadcast(float value) {
 KLSH_TARGET static inline Vec Zero() {
   return {_mm256_setzero_ps(), _mm256_setzero_ps()};
 }
-KLSH_TARGET static inline Vec Load(const float* p) {
-  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+// 8 floats.
+KLSH_TARGET static inline __m256 LoadHalf(const float* p) {
+  return _mm256_loadu_ps(p);
+}
+KLSH_TARGET static inline __m256 Widen(__m128i bits) {
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+KLSH_TARGET static inline __m256 LoadHalf(const Bfloat16* p) {
+  return Widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+template <typename T>
+KLSH_TARGET static inline Vec Load(const T* p) {
+  return {LoadHalf(p), LoadHalf(p + 8)};
 }
 KLSH_TARGET static inline void Store(float* p, Vec v) {
   _mm256_storeu_ps(p, v.low);
@@ -151,6 +167,22 @@ KLSH_TARGET static inline __m256i Mask(int n) {
 KLSH_TARGET static inline Vec LoadPart(const float* p, int n) {
   return {_mm256_maskload_ps(p, Mask(n)),
           n > 8 ? _mm256_maskload_ps(p + 8, Mask(n - 8)) : _mm256_setzero_ps()};
+}
+// The first n < 16 elements, the rest zero. Masks are of pairs of them; the
+// last of an odd number comes by itself.
+KLSH_TARGET static inline __m256i LoadPartBits(const Bfloat16* p, int n) {
+  const __m256i pairs =
+      _mm256_maskload_epi32(reinterpret_cast<const int*>(p), Mask(n / 2));
+  if (n % 2 == 0) return pairs;
+  const __m256i last = _mm256_set1_epi32(p[n - 1].bits);
+  const __m256i in_place = _mm256_cmpeq_epi32(
+      _mm256_set1_epi32(n / 2), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  return _mm256_or_si256(pairs, _mm256_and_si256(last, in_place));
+}
+KLSH_TARGET static inline Vec LoadPart(const Bfloat16* p, int n) {
+  const __m256i bits = LoadPartBits(p, n);
+  return {Widen(_mm256_castsi256_si128(bits)),
+          Widen(_mm256_extracti128_si256(bits, 1))};
 }
 KLSH_TARGET static inline void StorePart(float* p, Vec v, int n) {
   _mm256_maskstore_ps(p, Mask(n), v.low);
@@ -217,20 +249,20 @@ KLSH_TARGET static inline __m256 Kept(__m256 v) {
 }
 
 // One half of the lanes after the other: both would not fit the registers.
-template <int kRows, int kVectors>
-KLSH_TARGET static inline void MultiplySquare(const float* const* rows,
+template <int kRows, int kVectors, typename T>
+KLSH_TARGET static inline void MultiplySquare(const T* const* rows,
                                               const float* const* vectors,
                                               int64_t j,
                                               Vec (&sums)[kRows][kVectors]) {
   __m256 row[kRows];
-  for (int r = 0; r < kRows; ++r) row[r] = _mm256_loadu_ps(rows[r] + j);
+  for (int r = 0; r < kRows; ++r) row[r] = LoadHalf(rows[r] + j);
   for (int i = 0; i < kVectors; ++i) {
     const __m256 vector = Kept(_mm256_loadu_ps(vectors[i] + j));
     for (int r = 0; r < kRows; ++r) {
       sums[r][i].low = _mm256_fmadd_ps(row[r], vector, sums[r][i].low);
     }
   }
-  for (int r = 0; r < kRows; ++r) row[r] = _mm256_loadu_ps(rows[r] + j + 8);
+  for (int r = 0; r < kRows; ++r) row[r] = LoadHalf(rows[r] + j + 8);
   for (int i = 0; i < kVectors; ++i) {
     const __m256 vector = Kept(_mm256_loadu_ps(vectors[i] + j + 8));
     for (int r = 0; r < kRows; ++r) {
@@ -271,6 +303,17 @@ KLSH_TARGET static inline __mmask16 Mask(int n) {
 KLSH_TARGET static inline Vec LoadPart(const float* p, int n) {
   return _mm512_maskz_loadu_ps(Mask(n), p);
 }
+KLSH_TARGET static inline Vec Widen(__m256i bits) {
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+KLSH_TARGET static inline Vec Load(const Bfloat16* p) {
+  return Widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+KLSH_TARGET static inline Vec LoadPart(const Bfloat16* p, int n) {
+  // AVX-512F has no masks for 16 bits.
+  return Widen(avx2::LoadPartBits(p, n));
+}
 KLSH_TARGET static inline void StorePart(float* p, Vec v, int n) {
   _mm512_mask_storeu_ps(p, Mask(n), v);
 }
@@ -302,8 +345,8 @@ KLSH_TARGET static inline float Sum(Vec v) {
   four = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
 }
-template <int kRows, int kVectors>
-KLSH_TARGET static inline void MultiplySquare(const float* const* rows,
+template <int kRows, int kVectors, typename T>
+KLSH_TARGET static inline void MultiplySquare(const T* const* rows,
                                               const float* const* vectors,
                                               int64_t j,
                                               Vec (&sums)[kRows][kVectors]) {

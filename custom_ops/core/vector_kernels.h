@@ -2,7 +2,9 @@
 #define CUSTOM_OPS_CORE_VECTOR_KERNELS_H_
 
 #include <cstdint>
+#include <type_traits>
 
+#include "custom_ops/core/bfloat16.h"
 #include "custom_ops/core/simd.h"
 
 namespace keras_lsh {
@@ -17,27 +19,29 @@ struct AdamRowStep {
   float epsilon;
 };
 
-// The inner loops. All levels give the same bits: sums run over 16 lanes
-// (element j goes to lane j mod 16) with fused multiply-add, and the lanes are
-// added as a tree (i and i + 8, then + 4, + 2, + 1). The scalar level calls
-// fmaf, which is slow where the processor has no such instruction.
-struct VectorKernels {
-  static constexpr int kMaxTileRows = 6;
-
+// Products of inputs with rows of a kernel that is stored as `T`, float or
+// Bfloat16: the sums are those of the rows widened to float.
+template <typename T>
+struct RowProducts {
   // out[i] = row . vectors[i] for i in [0, count); all of length n.
-  void (*dots)(const float* row, const float* const* vectors, int64_t count,
+  void (*dots)(const T* row, const float* const* vectors, int64_t count,
                int64_t n, float* out);
+
+  // out[i] = rows[i] . vector for i in [0, count); all of length n: the same
+  // sums as `dots`.
+  void (*row_dots)(const float* vector, const T* const* rows, int64_t count,
+                   int64_t n, float* out);
 
   // out[i] = rows[i] . vectors[i] for i in [0, count); all of length n: the
   // same sums as `dots`. For rows that lie far apart in memory: they are asked
   // for before they are needed and, with `once`, go past the caches.
-  void (*pair_dots)(const float* const* rows, const float* const* vectors,
+  void (*pair_dots)(const T* const* rows, const float* const* vectors,
                     int64_t count, int64_t n, bool once, float* out);
 
   // out[r * count + i] = rows[r] . vectors[i] for r in [0, num_rows), with
   // num_rows <= kMaxTileRows, and i in [0, count): the same sums as `dots`,
   // several at a time.
-  void (*dot_tile)(const float* const* rows, int64_t num_rows,
+  void (*dot_tile)(const T* const* rows, int64_t num_rows,
                    const float* const* vectors, int64_t count, int64_t n,
                    float* out);
 
@@ -46,9 +50,30 @@ struct VectorKernels {
   // over 4 lanes (the k-th goes to lane k mod 4) with fused multiply-add, and
   // the lanes added as a tree. `next`: with one row, another that comes next
   // and is asked for; or null.
-  void (*sparse_dots)(const float* const* rows, int64_t num_rows,
-                      const float* next, const int32_t* columns,
-                      const float* values, int64_t count, float* out);
+  void (*sparse_dots)(const T* const* rows, int64_t num_rows, const T* next,
+                      const int32_t* columns, const float* values,
+                      int64_t count, float* out);
+};
+
+// The inner loops. All levels give the same bits: sums run over 16 lanes
+// (element j goes to lane j mod 16) with fused multiply-add, and the lanes are
+// added as a tree (i and i + 8, then + 4, + 2, + 1). The scalar level calls
+// fmaf, which is slow where the processor has no such instruction.
+struct VectorKernels {
+  static constexpr int kMaxTileRows = 6;
+
+  RowProducts<float> float_rows;
+  RowProducts<Bfloat16> bfloat16_rows;
+
+  // Those of rows of `T`.
+  template <typename T>
+  const RowProducts<T>& Rows() const {
+    if constexpr (std::is_same_v<T, Bfloat16>) {
+      return bfloat16_rows;
+    } else {
+      return float_rows;
+    }
+  }
 
   // target[columns[k]] += scale * values[k], fused, for k in [0, count).
   void (*add_sparse)(float scale, const int32_t* columns, const float* values,
@@ -99,12 +124,17 @@ struct VectorKernels {
                    float* variable, float* momentum, float* velocity);
 };
 
-// Asks for a row of n floats that is needed soon. Rows lie far apart in memory,
-// and the processor cannot guess the next one.
-inline void Prefetch(const float* row, int64_t n) {
-  constexpr int64_t kLine = 16;            // floats of a cache line
-  constexpr int64_t kEnough = 16 * kLine;  // the processor sees the rest coming
-  for (int64_t j = 0; j < (n < kEnough ? n : kEnough); j += kLine) {
+// Elements of a cache line.
+template <typename T>
+constexpr int64_t kLine = 64 / sizeof(T);
+
+// Asks for a row of n elements that is needed soon. Rows lie far apart in
+// memory, and the processor cannot guess the next one.
+template <typename T>
+void Prefetch(const T* row, int64_t n) {
+  // With so many lines the processor sees the rest coming.
+  constexpr int64_t kEnough = 16 * kLine<T>;
+  for (int64_t j = 0; j < (n < kEnough ? n : kEnough); j += kLine<T>) {
     __builtin_prefetch(row + j);
   }
 }

@@ -20,6 +20,7 @@ class ActiveMatmulOp : public OpKernel {
  public:
   explicit ActiveMatmulOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("keep", &keep_));
+    OP_REQUIRES_OK(context, context->GetAttr("T", &kernel_dtype_));
     int num_bias;
     OP_REQUIRES_OK(context, context->GetAttr("num_bias", &num_bias));
     OP_REQUIRES(context, num_bias <= 1,
@@ -34,7 +35,7 @@ class ActiveMatmulOp : public OpKernel {
     const Tensor& neuron_keys = context->input(3);
     ReadInPlace kernel, bias;
     const bool use_bias = context->num_inputs() > 5;
-    OP_REQUIRES_OK(context, kernel.Open(context, 4, "kernel"));
+    OP_REQUIRES_OK(context, kernel.Open(context, 4, "kernel", kernel_dtype_));
     if (use_bias) OP_REQUIRES_OK(context, bias.Open(context, 5, "bias"));
     OP_REQUIRES_OK(context,
                    Check(inputs, ids, forced, neuron_keys, kernel.tensor()));
@@ -54,7 +55,9 @@ class ActiveMatmulOp : public OpKernel {
     const ActiveIds active = AsActiveIds(ids);
     const int64_t units = kernel.tensor().dim_size(0);
     const bool by_sample =
-        units > 0 && MultipliesBySample(active, units, inputs.dim_size(1));
+        units > 0 &&
+        MultipliesBySample(active, units, inputs.dim_size(1),
+                           tensorflow::DataTypeSize(kernel_dtype_));
     NeuronSamples groups;
     OP_REQUIRES_OK(
         context,
@@ -69,11 +72,9 @@ class ActiveMatmulOp : public OpKernel {
     Tensor* values;
     OP_REQUIRES_OK(context, context->allocate_output(0, kept_shape, &values));
     const ParallelFor parallel_for = WorkerThreads(context);
-    const auto compute = [&](float* out) {
-      const float* x = inputs.flat<float>().data();
-      const float* rows = kernel.tensor().flat<float>().data();
-      const float* added =
-          use_bias ? bias.tensor().flat<float>().data() : nullptr;
+    const auto multiply = [&](const auto* rows, float* out) {
+      const float *x = inputs.flat<float>().data(), *added = nullptr;
+      if (use_bias) added = bias.tensor().flat<float>().data();
       if (by_sample) {
         ActiveMatmulBySample(active, x, inputs.dim_size(1), rows, added,
                              parallel_for, GetVectorKernels(), out);
@@ -81,6 +82,12 @@ class ActiveMatmulOp : public OpKernel {
         ActiveMatmul(active, groups, x, inputs.dim_size(1), rows, added,
                      parallel_for, GetVectorKernels(), out);
       }
+    };
+    const auto compute = [&](float* out) {
+      if (kernel_dtype_ == tensorflow::DT_FLOAT) {
+        return multiply(kernel.tensor().flat<float>().data(), out);
+      }
+      multiply(static_cast<const Bfloat16*>(kernel.tensor().data()), out);
     };
     if (keep == active.active) {
       compute(values->flat<float>().data());
@@ -129,6 +136,7 @@ class ActiveMatmulOp : public OpKernel {
   }
 
   int64_t keep_;
+  tensorflow::DataType kernel_dtype_;
 };
 
 #define REGISTER(op, kernel) \

@@ -13,7 +13,8 @@
 
 namespace keras_lsh {
 
-// Looks up the variable behind input `i`; an error if it has no float value.
+// Looks up the variable behind input `i`; an error if it has no value of type
+// `dtype`.
 inline absl::Status LookupVariable(
     tensorflow::OpKernelContext* context, int i, const char* name,
     tensorflow::DataType dtype,
@@ -35,18 +36,18 @@ inline absl::Status LookupVariable(
 }
 
 // A tensor input, or the value of a variable input held under the variable's
-// shared lock: no copy is made, also where an earlier sparse update has put the
-// variable into TensorFlow's copy-on-read mode.
+// shared lock, its type checked: no copy is made, also where an earlier sparse
+// update has put the variable into TensorFlow's copy-on-read mode.
 class ReadInPlace {
  public:
   absl::Status Open(tensorflow::OpKernelContext* context, int i,
-                    const char* name) {
+                    const char* name,
+                    tensorflow::DataType dtype = tensorflow::DT_FLOAT) {
     if (context->input_dtype(i) != tensorflow::DT_RESOURCE) {
       tensor_ = &context->input(i);
       return absl::OkStatus();
     }
-    TF_RETURN_IF_ERROR(
-        LookupVariable(context, i, name, tensorflow::DT_FLOAT, &variable_));
+    TF_RETURN_IF_ERROR(LookupVariable(context, i, name, dtype, &variable_));
     lock_ = std::make_unique<tensorflow::tf_shared_lock>(*variable_->mu());
     tensor_ = variable_->tensor();
     return absl::OkStatus();

@@ -79,6 +79,8 @@ neuron_keys: [units, any] or [0, 0], a hint: neurons of equal first key, e.g. of
 kernel: [units, input_dim], one row a neuron (or the variable that holds it, which
   is read in place).
 bias: [units], or nothing.
+T: the type of the kernel's elements. What is stored in bfloat16 gives, bit for bit, the
+  values of the same numbers stored in float.
 keep: if positive, only the `keep` largest values of each sample are returned (of
   equal ones the smaller id; NaN counts as largest).
 values: [batch, active or keep], kernel[id] . inputs + bias[id]; 0 in unused places.
@@ -90,12 +92,13 @@ REGISTER_OP("LshActiveMatmul")
     .Input("ids: int32")
     .Input("forced: int32")
     .Input("neuron_keys: int32")
-    .Input("kernel: float")
+    .Input("kernel: T")
     .Input("bias: num_bias * float")
     .Output("values: float")
     .Output("active_ids: int32")
     .Attr("num_bias: int >= 0")
     .Attr("keep: int >= 0 = 0")
+    .Attr("T: {float, bfloat16} = DT_FLOAT")
     .SetShapeFn(ActiveMatmulShape<false>)
     .Doc(kActiveMatmulDoc);
 
@@ -110,6 +113,7 @@ REGISTER_OP("LshResourceActiveMatmul")
     .Output("active_ids: int32")
     .Attr("num_bias: int >= 0")
     .Attr("keep: int >= 0 = 0")
+    .Attr("T: {float, bfloat16} = DT_FLOAT")
     .SetIsStateful()
     .SetShapeFn(ActiveMatmulShape<true>)
     .Doc(kActiveMatmulDoc);

@@ -12,6 +12,7 @@
 #include "custom_ops/core/active_set.h"
 #include "custom_ops/core/keep_largest.h"
 #include "custom_ops/core/sparse_inputs.h"
+#include "custom_ops/core/tests/bfloat16s.h"
 #include "custom_ops/core/tests/check.h"
 #include "custom_ops/core/tests/variants.h"
 
@@ -344,6 +345,57 @@ TEST(ForwardIsAsExactAsAPlainLoop) {
   });
 }
 
+// The same bits as from floats of the same worth, however they are multiplied.
+void CheckBfloat16Kernel(Random* random, Batch b) {
+  const std::vector<Bfloat16> kernel =
+      RandomBfloat16s(random, b.units * b.input_dim, 0.0005);
+  b.kernel = Worth(kernel);
+  Ints keys(b.units);  // tiles of several neurons
+  for (int64_t n = 0; n < b.units; ++n) keys[n] = n % 3;
+  NeuronSamples keyed;
+  CHECK_OK(GroupByNeuron(b.view(), b.units, {keys.data(), 1}, &keyed));
+  const NeuronSamples plain = b.Groups();
+  for (bool with_bias : {false, true}) {
+    const Context context("with_bias=", with_bias);
+    const float* bias = with_bias ? b.bias.data() : nullptr;
+    const Floats expected =
+        Forward(b, with_bias, GetVectorKernels(SimdLevel::kScalar), SerialFor);
+    for (const NeuronSamples& groups : {plain, keyed}) {
+      CHECK_EQ(InEveryVariant(
+                   [&](const VectorKernels& kernels, const ParallelFor& split) {
+                     Floats values(b.places(), kNan);
+                     ActiveMatmul(b.view(), groups, b.inputs.data(),
+                                  b.input_dim, kernel.data(), bias, split,
+                                  kernels, values.data());
+                     return values;
+                   }),
+               expected);
+    }
+    CHECK_EQ(InEveryVariant(
+                 [&](const VectorKernels& kernels, const ParallelFor& split) {
+                   Floats values(b.places(), kNan);
+                   ActiveMatmulBySample(b.view(), b.inputs.data(), b.input_dim,
+                                        kernel.data(), bias, split, kernels,
+                                        values.data());
+                   return values;
+                 }),
+             expected);
+  }
+}
+
+TEST(Bfloat16KernelGivesTheValuesOfTheWidenedOne) {
+  Random random(15);
+  ForEachBatch(16, [&](const Batch& b) { CheckBfloat16Kernel(&random, b); });
+}
+
+// Rows that go past the caches, and samples that share most of their neurons.
+TEST(Bfloat16KernelOfLongRows) {
+  Random random(17);
+  CheckBfloat16Kernel(&random,
+                      RandomBatch(&random, 1, 500, 700, 3001, 0.0, 0.0));
+  CheckBfloat16Kernel(&random, RandomBatch(&random, 9, 6, 7, 1100, 0.1, 0.3));
+}
+
 TEST(ASampleDoesNotDependOnTheOthers) {
   Random random(4);
   const Batch b = RandomBatch(&random, 90, 4, 12, 53, 0.2, 0.5);
@@ -363,12 +415,15 @@ TEST(ASampleDoesNotDependOnTheOthers) {
 
 TEST(WhatIsMultipliedBySample) {
   const auto by_sample = [](int64_t places, int64_t units, int64_t input_dim) {
-    return MultipliesBySample({nullptr, 1, places}, units, input_dim);
+    return MultipliesBySample({nullptr, 1, places}, units, input_dim, 4);
   };
   CHECK(by_sample(20000, 8192, 128));   // in the caches
   CHECK(!by_sample(20000, 8193, 128));  // samples share neurons
   CHECK(by_sample(20000, 20001, 128));  // and do not
   CHECK(!by_sample(1, 1, 129));         // long rows
+  // Of two bytes an element twice as many are in the caches.
+  CHECK(MultipliesBySample({nullptr, 1, 40000}, 16384, 128, 2));
+  CHECK(!MultipliesBySample({nullptr, 1, 40000}, 16385, 128, 2));
 }
 
 TEST(WhatIsSparse) {

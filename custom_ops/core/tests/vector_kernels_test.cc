@@ -1,6 +1,7 @@
 // Tests of simd.h and vector_kernels.h.
 #include "custom_ops/core/vector_kernels.h"
 
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -8,10 +9,12 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "custom_ops/core/simd.h"
+#include "custom_ops/core/tests/bfloat16s.h"
 #include "custom_ops/core/tests/check.h"
 #include "custom_ops/core/tests/variants.h"
 
@@ -128,7 +131,12 @@ TEST(LevelsHaveNamesAndKernelsOfTheirOwn) {
   // Otherwise comparing the levels would show nothing.
   for (SimdLevel a : Levels()) {
     for (SimdLevel b : Levels()) {
-      CHECK_EQ(GetVectorKernels(a).dots == GetVectorKernels(b).dots, a == b);
+      CHECK_EQ(GetVectorKernels(a).float_rows.dots ==
+                   GetVectorKernels(b).float_rows.dots,
+               a == b);
+      CHECK_EQ(GetVectorKernels(a).bfloat16_rows.dots ==
+                   GetVectorKernels(b).bfloat16_rows.dots,
+               a == b);
     }
   }
 }
@@ -148,8 +156,8 @@ void CheckDots(double special) {
         const Context context("n=", n, " count=", count, " ",
                               SimdLevelName(level));
         Fenced out(std::vector<float>(count, 7.0f));
-        GetVectorKernels(level).dots(row.data(), Pointers(vectors).data(),
-                                     count, n, out.data());
+        GetVectorKernels(level).float_rows.dots(
+            row.data(), Pointers(vectors).data(), count, n, out.data());
         CHECK_EQ(out.values(), expected);
         CHECK(out.FencesStand());
       }
@@ -178,9 +186,9 @@ TEST(PairDotsAreDots) {
           const Context context("n=", n, " count=", count, " once=", once, " ",
                                 SimdLevelName(level));
           Fenced out(std::vector<float>(count, 7.0f));
-          GetVectorKernels(level).pair_dots(Pointers(rows).data(),
-                                            Pointers(vectors).data(), count, n,
-                                            once, out.data());
+          GetVectorKernels(level).float_rows.pair_dots(
+              Pointers(rows).data(), Pointers(vectors).data(), count, n, once,
+              out.data());
           CHECK_EQ(out.values(), expected);
           CHECK(out.FencesStand());
         }
@@ -196,8 +204,8 @@ TEST(DotsOfTheSameVectorAreTheSame) {
     for (int64_t count = 1; count <= 17; ++count) {
       const std::vector<const float*> vectors(count, vector.data());
       std::vector<float> out(count);
-      GetVectorKernels(level).dots(row.data(), vectors.data(), count, 77,
-                                   out.data());
+      GetVectorKernels(level).float_rows.dots(row.data(), vectors.data(), count,
+                                              77, out.data());
       CHECK_EQ(out, std::vector<float>(count,
                                        LaneDot(row.data(), vector.data(), 77)));
     }
@@ -215,7 +223,7 @@ TEST(DotsAreAsExactAsAPlainLoop) {
       const float* vector = b.data();
       values.push_back(0.0f);
       GetVectorKernels(BestSimdLevel())
-          .dots(a.data(), &vector, 1, n, &values.back());
+          .float_rows.dots(a.data(), &vector, 1, n, &values.back());
       float sum = 0.0f;
       double exact_sum = 0.0;
       for (int64_t j = 0; j < n; ++j) {
@@ -273,7 +281,7 @@ TEST(SparseDotsAddInTheDocumentedOrder) {
                                   " ", SimdLevelName(level));
             Fenced out(std::vector<float>(num_rows, 7.0f));
             const std::vector<const float*> pointers = Pointers(rows);
-            GetVectorKernels(level).sparse_dots(
+            GetVectorKernels(level).float_rows.sparse_dots(
                 pointers.data(), num_rows,
                 ask && num_rows > 0 ? pointers[0] : nullptr,
                 padded_columns.data(), padded.data(), count, out.data());
@@ -284,6 +292,182 @@ TEST(SparseDotsAddInTheDocumentedOrder) {
       }
     }
   }
+}
+
+// ---- Rows of Bfloat16 ----------------------------------------------------
+
+TEST(WideningIsExact) {
+  for (int bits = 0; bits < 1 << 16; ++bits) {
+    const Bfloat16 value = {static_cast<uint16_t>(bits)};
+    CHECK_EQ(ToFloat(value), Worth(value));
+  }
+}
+
+// Rows that end where memory does: to read behind one ends the process.
+class RowAtTheEnd {
+ public:
+  explicit RowAtTheEnd(const std::vector<Bfloat16>& values)
+      : page_(sysconf(_SC_PAGESIZE)),
+        bytes_(values.size() * sizeof(Bfloat16)),
+        room_((bytes_ + page_ - 1) / page_ * page_),
+        values_(values) {
+    void* memory = mmap(nullptr, room_ + page_, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    memory_ = static_cast<char*>(memory);
+    std::copy(values.begin(), values.end(),
+              reinterpret_cast<Bfloat16*>(memory_ + room_ - bytes_));
+    CHECK_EQ(mprotect(memory_ + room_, page_, PROT_NONE), 0);
+  }
+  ~RowAtTheEnd() { munmap(memory_, room_ + page_); }
+  RowAtTheEnd(const RowAtTheEnd&) = delete;
+  RowAtTheEnd& operator=(const RowAtTheEnd&) = delete;
+
+  const Bfloat16* data() const {
+    return reinterpret_cast<const Bfloat16*>(memory_ + room_ - bytes_);
+  }
+  std::vector<float> worth() const { return Worth(values_); }
+
+ private:
+  const size_t page_, bytes_, room_;
+  const std::vector<Bfloat16> values_;
+  char* memory_;
+};
+
+// All of them, and long ones that are asked for ahead of their use.
+std::vector<int64_t> RowSizes() {
+  std::vector<int64_t> sizes;
+  for (int64_t n = 0; n <= 70; ++n) sizes.push_back(n);
+  for (int64_t n : {129, 413, 1023, 1040, 1055, 1056, 1057, 1089, 2500}) {
+    sizes.push_back(n);
+  }
+  return sizes;
+}
+
+// Some rows, what they are worth, and vectors to multiply them by.
+struct Bfloat16Case {
+  std::vector<std::unique_ptr<RowAtTheEnd>> rows;
+  std::vector<const Bfloat16*> row_pointers;
+  std::vector<std::vector<float>> worth;
+  std::vector<Fenced> vectors;
+  std::vector<const float*> vector_pointers;
+
+  Bfloat16Case(Random* random, int64_t num_rows, int64_t count, int64_t n) {
+    for (int64_t r = 0; r < num_rows; ++r) {
+      rows.push_back(
+          std::make_unique<RowAtTheEnd>(RandomBfloat16s(random, n, 0.002)));
+      row_pointers.push_back(rows.back()->data());
+      worth.push_back(rows.back()->worth());
+    }
+    vectors = FencedRows(random, count, n, 0.001);
+    vector_pointers = Pointers(vectors);
+  }
+  float Dot(int64_t row, int64_t vector) const {
+    return LaneDot(worth[row].data(), vectors[vector].data(),
+                   static_cast<int64_t>(worth[row].size()));
+  }
+};
+
+TEST(Bfloat16DotsAreThoseOfTheWidenedRows) {
+  Random random(20);
+  for (int64_t n : RowSizes()) {
+    for (int64_t count : {0, 1, 2, 3, 7, 8, 9, 13}) {
+      const Bfloat16Case c(&random, count + 1, count + 1, n);
+      std::vector<float> of_row, of_vector, of_pairs;
+      for (int64_t i = 0; i < count; ++i) {
+        of_row.push_back(c.Dot(count, i));
+        of_vector.push_back(c.Dot(i, count));
+        of_pairs.push_back(c.Dot(i, i));
+      }
+      for (SimdLevel level : Levels()) {
+        const Context context("n=", n, " count=", count, " ",
+                              SimdLevelName(level));
+        const RowProducts<Bfloat16>& products =
+            GetVectorKernels(level).bfloat16_rows;
+        Fenced out(std::vector<float>(count, 7.0f));
+        products.dots(c.row_pointers[count], c.vector_pointers.data(), count, n,
+                      out.data());
+        CHECK_EQ(out.values(), of_row);
+        products.row_dots(c.vector_pointers[count], c.row_pointers.data(),
+                          count, n, out.data());
+        CHECK_EQ(out.values(), of_vector);
+        for (bool once : {false, true}) {
+          products.pair_dots(c.row_pointers.data(), c.vector_pointers.data(),
+                             count, n, once, out.data());
+          CHECK_EQ(out.values(), of_pairs);
+        }
+        CHECK(out.FencesStand());
+      }
+    }
+  }
+}
+
+TEST(Bfloat16TilesAreThoseOfTheWidenedRows) {
+  Random random(21);
+  for (int64_t n : RowSizes()) {
+    for (int64_t num_rows = 1; num_rows <= VectorKernels::kMaxTileRows;
+         ++num_rows) {
+      for (int64_t count : {0, 1, 4, 7}) {
+        const Bfloat16Case c(&random, num_rows, count, n);
+        std::vector<float> expected;
+        for (int64_t r = 0; r < num_rows; ++r) {
+          for (int64_t i = 0; i < count; ++i) expected.push_back(c.Dot(r, i));
+        }
+        for (SimdLevel level : Levels()) {
+          const Context context("n=", n, " rows=", num_rows, " count=", count,
+                                " ", SimdLevelName(level));
+          Fenced out(std::vector<float>(num_rows * count, 7.0f));
+          GetVectorKernels(level).bfloat16_rows.dot_tile(
+              c.row_pointers.data(), num_rows, c.vector_pointers.data(), count,
+              n, out.data());
+          CHECK_EQ(out.values(), expected);
+          CHECK(out.FencesStand());
+        }
+      }
+    }
+  }
+}
+
+TEST(Bfloat16SparseDotsAreThoseOfTheWidenedRows) {
+  Random random(22);
+  for (int64_t n : {1, 5, 16, 70, 1000}) {
+    for (int64_t count : {0, 4, 8, 32}) {
+      std::vector<int32_t> columns;
+      for (int64_t k = 0; k < count; ++k) {
+        columns.push_back(static_cast<int32_t>(random.Below(n)));
+      }
+      if (count > 0) columns[0] = static_cast<int32_t>(n - 1);
+      const std::vector<float> values = random.Floats(count);
+      for (int64_t num_rows = 0; num_rows <= VectorKernels::kMaxTileRows;
+           ++num_rows) {
+        const Bfloat16Case c(&random, num_rows, 0, n);
+        std::vector<float> expected;
+        for (const std::vector<float>& row : c.worth) {
+          expected.push_back(SparseDot(row.data(), columns, values));
+        }
+        for (SimdLevel level : Levels()) {
+          for (bool ask : {false, true}) {
+            const Context context("n=", n, " count=", count, " rows=", num_rows,
+                                  " ", SimdLevelName(level));
+            Fenced out(std::vector<float>(num_rows, 7.0f));
+            GetVectorKernels(level).bfloat16_rows.sparse_dots(
+                c.row_pointers.data(), num_rows,
+                ask && num_rows > 0 ? c.row_pointers[0] : nullptr,
+                columns.data(), values.data(), count, out.data());
+            CHECK_EQ(out.values(), expected);
+            CHECK(out.FencesStand());
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(RowsAreToldApartByTheirType) {
+  const VectorKernels& kernels = GetVectorKernels();
+  CHECK(&kernels.Rows<float>() == &kernels.float_rows);
+  CHECK(&kernels.Rows<Bfloat16>() == &kernels.bfloat16_rows);
+  CHECK(kernels.float_rows.dots == kernels.float_rows.row_dots);
 }
 
 TEST(AddsAtColumns) {
