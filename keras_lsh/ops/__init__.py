@@ -25,11 +25,12 @@ from keras_lsh.ops.library import (
     using_reference,
 )
 from keras_lsh.ops.origin import ascend
-from keras_lsh.ops.variables import tensor_form
+from keras_lsh.ops.variables import as_float32, tensor_form
 
 __all__ = [
     "OpLibraryError",
     "active_matmul",
+    "as_float32",
     "ascend",
     "build_tables",
     "cell_means",

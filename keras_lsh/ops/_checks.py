@@ -74,16 +74,28 @@ def as_tensor(name: str, x: Any, dtype: tf.DType, rank: int) -> tf.Tensor:
     return tensor if tensor.shape.rank is not None else tf.ensure_shape(tensor, shape)
 
 
-def as_weight(name: str, x: Any, rank: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
-    """A kernel or bias as a tensor; a ValueError names it if it cannot be one."""
+def as_weight(name: str, x: Any, rank: int, *dtypes: tf.DType) -> tf.Tensor:
+    """A kernel or bias as a tensor; a ValueError names it if it cannot be one.
+
+    Args:
+        name: Of the argument.
+        x: A variable or what can be made a tensor.
+        rank: It must have.
+        *dtypes: Of which it must have one; none: float32.
+    """
+    dtypes = dtypes or (tf.float32,)
     if isinstance(x, keras.Variable):
         x = x.value
     try:
-        return as_tensor(name, tf.convert_to_tensor(x), dtype, rank)
+        tensor = tf.convert_to_tensor(x)
+        return as_tensor(
+            name, tensor, tensor.dtype if tensor.dtype in dtypes else dtypes[0], rank
+        )
     except (TypeError, ValueError) as error:
+        names = " or ".join(dtype.name for dtype in dtypes)
         raise ValueError(
             f"Received an invalid value for `{name}`, expected a variable or tensor of "
-            f"dtype {dtype.name} and rank {rank}. Received: {name}={x}"
+            f"dtype {names} and rank {rank}. Received: {name}={x}"
         ) from error
 
 

@@ -23,9 +23,10 @@ from keras_lsh.ops._checks import (
 )
 from keras_lsh.ops.library import library
 from keras_lsh.ops.origin import kernel_gradient, scaled, scattered_ids
-from keras_lsh.ops.variables import variable_of, watched_handle
+from keras_lsh.ops.variables import as_float32, variable_of, watched_handle
 
 SCATTER_DTYPES = (tf.float32, tf.bfloat16, tf.float16)
+KERNEL_DTYPES = (tf.float32, tf.bfloat16)
 
 
 def matmul(a: Any, b: Any) -> tf.Tensor:
@@ -189,16 +190,16 @@ def active_matmul(
     weights = [kernel] if bias is None else [kernel, bias]
     variables = [variable_of(weight) for weight in weights]
     if all(variable is not None for variable in variables):
-        op = _ops().lsh_resource_active_matmul
+        dtype = variables[0].dtype
+        expected = "a variable of dtype float32 or bfloat16"
+        require(dtype in KERNEL_DTYPES, "kernel", expected, kernel)
+        op = functools.partial(_ops().lsh_resource_active_matmul, T=dtype)
         weights = [watched_handle(variable) for variable in variables]
     else:
         op = _ops().lsh_active_matmul
-        weights = [
-            as_weight(name, weight, rank)
-            for name, weight, rank in zip(
-                ("kernel", "bias"), weights, (2, 1), strict=False
-            )
-        ]
+        weights = [as_weight("kernel", kernel, 2, *KERNEL_DTYPES)]
+        if bias is not None:
+            weights.append(as_weight("bias", bias, 1))
     keys = always = tf.zeros([0, 0], tf.int32)
     if neuron_keys is not None:
         keys = as_tensor("neuron_keys", neuron_keys, tf.int32, 2)
@@ -312,17 +313,22 @@ def _ops() -> Any:
         return 0 not in (getattr(op, "skip_input_indices", None) or ())
 
     def gradients_by_rows(
-        gradient: tf.Tensor, ids: Any, groups: Any, inputs: Any, shape: tf.Tensor
+        gradient: tf.Tensor,
+        ids: Any,
+        groups: Any,
+        inputs: Any,
+        shape: tf.Tensor,
+        dtype: tf.DType = tf.float32,
     ) -> tf.IndexedSlices:
-        """By the kernel, of this shape; its rows are unique and ascend."""
+        """By the kernel, of this shape and dtype; its rows are unique and ascend."""
         values = ops.lsh_active_matmul_grad_kernel(gradient, ids, *groups, inputs)
-        return tf.IndexedSlices(values, groups[0], shape)
+        return tf.IndexedSlices(tf.cast(values, dtype), groups[0], shape)
 
     def active_matmul_gradients(
-        op: Any, gradient: tf.Tensor, grad_input: Any, shape: tf.Tensor
+        op: Any, gradient: tf.Tensor, kernel: Any, grad_input: Any, shape: tf.Tensor
     ) -> list[Any]:
         """By inputs, then (ids, forced and keys have none) by kernel and bias."""
-        inputs, ids, kernel = op.inputs[0], op.outputs[1], op.inputs[4]
+        inputs, ids, dtype = op.inputs[0], op.outputs[1], op.get_attr("T")
         groups = ops.lsh_group_by_neuron(ids, tf.cast(shape[0], tf.int64))
         by_inputs = None
         if needs_first_input(op):
@@ -330,7 +336,7 @@ def _ops() -> Any:
             if columns is None:
                 columns = tf.zeros([0, 0], tf.int32)
             by_inputs = grad_input(gradient, ids, *groups, kernel, columns)
-        by_weights = [gradients_by_rows(gradient, ids, groups, inputs, shape)]
+        by_weights = [gradients_by_rows(gradient, ids, groups, inputs, shape, dtype)]
         if op.get_attr("num_bias"):
             by_bias = ops.lsh_active_matmul_grad_bias(gradient, ids, *groups)
             by_weights.append(tf.IndexedSlices(by_bias, groups[0], shape[:1]))
@@ -338,15 +344,20 @@ def _ops() -> Any:
 
     @tf.RegisterGradient("LshActiveMatmul")
     def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:
-        shape = tf.shape(op.inputs[4])
+        kernel, shape = as_float32(op.inputs[4]), tf.shape(op.inputs[4])
         by_inputs = ops.lsh_active_matmul_grad_input
-        return active_matmul_gradients(op, gradient, by_inputs, shape)
+        return active_matmul_gradients(op, gradient, kernel, by_inputs, shape)
 
     @tf.RegisterGradient("LshResourceActiveMatmul")
     def _(op: Any, gradient: tf.Tensor, _: Any) -> list[Any]:
-        shape = tf.raw_ops.VariableShape(input=op.inputs[4])
+        kernel, dtype = op.inputs[4], op.get_attr("T")
+        shape = tf.raw_ops.VariableShape(input=kernel)
         by_inputs = ops.lsh_resource_active_matmul_grad_input
-        return active_matmul_gradients(op, gradient, by_inputs, shape)
+        if dtype != tf.float32 and needs_first_input(op):
+            # What is stored so is not trained: this need not be fast.
+            kernel = as_float32(tf.raw_ops.ReadVariableOp(resource=kernel, dtype=dtype))
+            by_inputs = ops.lsh_active_matmul_grad_input
+        return active_matmul_gradients(op, gradient, kernel, by_inputs, shape)
 
     def sparse_matmul_gradients(
         op: Any, gradient: tf.Tensor, matmul: Any, shape: tf.Tensor

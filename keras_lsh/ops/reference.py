@@ -610,6 +610,9 @@ def active_matmul(
     `values[b, s] = kernel[ids[b, s]] . inputs[b] + bias[ids[b, s]]`, and 0 where the id
     is -1.
 
+    A kernel of bfloat16 is a way of storing it: its rows are widened to float32 as they
+    are read, and the values are those of the same numbers stored in float32.
+
     Differentiable in `inputs`, `kernel` and `bias`. Variables get `tf.IndexedSlices`
     with ascending rows, each of them once: those of the ids that are returned. There is
     no second-order gradient in the compiled op. It reads variables in place, also when
@@ -618,7 +621,8 @@ def active_matmul(
 
     Args:
         inputs: float `[batch, input_dim]`.
-        kernel: `[units, input_dim]`, a variable or a tensor of the inputs' dtype.
+        kernel: `[units, input_dim]`, a variable or a tensor of the inputs' dtype, or of
+            bfloat16, with inputs and bias of float32.
         bias: `[units]`, or None.
         ids: int32 `[batch, active]`, in `[0, units)`, or -1 for none.
         keep: Keep only this many neurons of a sample, those with the largest values. Of
@@ -636,8 +640,9 @@ def active_matmul(
     """
     del neuron_keys
     kernel = _row_source("kernel", kernel, 2)
-    bias = None if bias is None else _row_source("bias", bias, 1, kernel.dtype)
-    inputs = as_tensor("inputs", inputs, kernel.dtype, 2)
+    dtype = tf.float32 if kernel.dtype == tf.bfloat16 else kernel.dtype
+    bias = None if bias is None else _row_source("bias", bias, 1, dtype)
+    inputs = as_tensor("inputs", inputs, dtype, 2)
     ids = as_tensor("ids", ids, tf.int32, 2)
     require_shape("kernel", kernel, [None, None], "a tensor of rank 2")
     like_kernel = f"to match a kernel of shape {kernel.shape}"
@@ -933,7 +938,8 @@ def _active_values(
     inputs: tf.Tensor, kernel: Any, bias: Any, ids: tf.Tensor
 ) -> tf.Tensor:
     places, rows, row = _chosen_rows(ids)
-    products = _take(tf.gather(kernel, rows), row) * _take(inputs, places[:, 0])
+    used = tf.cast(tf.gather(kernel, rows), inputs.dtype)
+    products = _take(used, row) * _take(inputs, places[:, 0])
     values = tf.reduce_sum(products, axis=-1)
     if bias is not None:
         values += _take(tf.gather(bias, rows), row)

@@ -56,3 +56,8 @@ def watched_handle(variable: Any) -> tf.Tensor:
     """
     variable.sparse_read(tf.zeros([0], tf.int32))
     return variable.handle
+
+
+def as_float32(weight: Any) -> tf.Tensor:
+    """A weight, or some rows of one, as a float32 tensor, however it is stored."""
+    return tf.cast(tf.convert_to_tensor(weight), tf.float32)

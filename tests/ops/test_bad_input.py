@@ -314,8 +314,13 @@ def test_ids_to_keep(run, forced, right_results):
     assert_refused(run, compiled, "active_matmul", changes, "forced", right_results)
 
 
-@pytest.mark.parametrize("name", ["kernel", "bias"])
-@pytest.mark.parametrize("dtype", [tf.float64, tf.bfloat16, tf.int32])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *(("kernel", dtype) for dtype in (tf.float64, tf.float16, tf.int32)),
+        *(("bias", dtype) for dtype in (tf.float64, tf.bfloat16, tf.int32)),
+    ],
+)
 @pytest.mark.parametrize("form", [tf.constant, tf.Variable])
 def test_weights_of_other_dtypes(name, dtype, form, right_results):
     weights = {"kernel": KERNEL, "bias": KERNEL[:, 0]}
