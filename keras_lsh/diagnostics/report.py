@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lsh._arguments import check_argument, is_integer
 from keras_lsh.diagnostics import ranking
@@ -18,7 +19,7 @@ from keras_lsh.diagnostics.measuring import (
     measure,
 )
 
-_BYTES = 4  # of a weight and of an entry of a table
+_BYTES = 4  # of a float32 and of an entry of a table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -555,17 +556,20 @@ def _bytes(
     """Bytes read per vector: alone, in a batch, and in a training step."""
     layer = measurement.layer
     units, input_dim = layer.kernel.shape
-    row = _BYTES * (input_dim + layer.use_bias)
+    of_weight = tf.as_dtype(layer.kernel.dtype).size
+    row = of_weight * input_dim + _BYTES * layer.use_bias
+    dense = float(units * _BYTES * (input_dim + layer.use_bias))
     # Hashing is a product with the hash functions, so it reads a number for each of the
     # multiplications of a vector; so does exact selection, of the kernel.
-    functions = _BYTES * layer.selector.multiplications(input_dim)
+    functions = layer.selector.multiplications(input_dim)
+    functions *= of_weight if layer.selection == "exact" else _BYTES
     entries = _BYTES * measurement.entries / measurement.samples
     per_call = measurement.samples / measurement.calls
-    alone = Cost(functions + entries, measurement.candidates * row, float(units * row))
+    alone = Cost(functions + entries, measurement.candidates * row, dense)
     batch = Cost(
         functions / per_call + entries,
         measurement.candidate_rows * row / measurement.samples,
-        units * row / per_call,
+        dense / per_call,
     )
     rebuilds = 0.0
     if rebuild_every is not None:

@@ -26,6 +26,7 @@ from keras_lsh.selection.override import selection_in_force
 SELECTIONS = ("lsh", "exact", "random")
 INFERENCE_MODES = ("sparse", "exact")
 OUTPUTS = ("dense", "sparse")
+STORAGES = ("float32", "bfloat16")
 
 
 @keras.saving.register_keras_serializable(package="keras_lsh")
@@ -94,6 +95,12 @@ class LSHDense(keras.layers.Layer):
             training, anew for each sample and step, in place of the tables' last. With
             a wide softmax they stand for all the classes that are not active, which
             the loss then accounts for (`log_q="uniform"` in `keras_lsh.losses`).
+        storage: How the kernel is stored: `"float32"`, or `"bfloat16"`, in half the
+            memory, for inference alone. Single samples take as long as their rows take
+            to come from memory. All sums are in float32: the outputs are, bit for bit,
+            those of a float32 kernel of the rounded values. A layer stored in bfloat16
+            has no trainable weights; regularizers and constraints do nothing. Train in
+            float32 and convert the model with `keras_lsh.with_storage`.
 
     Input shape:
         N-D tensor of shape `(batch_size, ..., input_dim)`; each vector along the last
@@ -113,7 +120,7 @@ class LSHDense(keras.layers.Layer):
 
     The kernel is stored `(units, input_dim)`, transposed with respect to Dense, so that
     a neuron's weights lie together (`keras_lsh.from_dense` and `to_dense` convert), and
-    in float32 under every dtype policy.
+    as `storage` says under every dtype policy.
     """
 
     def __init__(
@@ -137,6 +144,7 @@ class LSHDense(keras.layers.Layer):
         output: str = "dense",
         force_labels: bool = False,
         explore: float = 0.0,
+        storage: str = "float32",
         **kwargs: Any,
     ):
         check_argument(
@@ -205,6 +213,8 @@ class LSHDense(keras.layers.Layer):
         )
         self.explore = explore
         self.num_explored = round(explore * self.num_active)
+        check_choice("storage", storage, STORAGES)
+        self.storage = storage
 
         self.input_spec = self._make_input_spec()
         self.supports_masking = True
@@ -234,7 +244,8 @@ class LSHDense(keras.layers.Layer):
             name="kernel",
             shape=(self.units, input_dim),
             initializer=_transposed(self.kernel_initializer),
-            dtype="float32",
+            dtype=self.storage,
+            trainable=not self._is_for_inference,
             autocast=False,
         )
         self.bias = None
@@ -244,6 +255,7 @@ class LSHDense(keras.layers.Layer):
                 shape=(self.units,),
                 initializer=self.bias_initializer,
                 dtype="float32",
+                trainable=not self._is_for_inference,
                 autocast=False,
             )
         for weight in (self.kernel, self.bias):
@@ -265,6 +277,7 @@ class LSHDense(keras.layers.Layer):
             # As Keras calls the layers of a model whose `call` has no such argument.
             training = in_label_scope()
         if training:
+            self._check_is_for_training()
             self._warn_if_never_rebuilt()
             self._selector.observe(x)
         exact = self.inference == "exact" and not training
@@ -401,6 +414,7 @@ class LSHDense(keras.layers.Layer):
             "output": self.output_form,
             "force_labels": self.force_labels,
             "explore": self.explore,
+            "storage": self.storage,
             **serialized,
         }
 
@@ -457,7 +471,7 @@ class LSHDense(keras.layers.Layer):
         return tf.reshape(tf.cast(inputs, tf.float32), [-1, self.kernel.shape[1]])
 
     def _all_products(self, x: tf.Tensor) -> tf.Tensor:
-        products = tf.matmul(x, tf.convert_to_tensor(self.kernel), transpose_b=True)
+        products = tf.matmul(x, ops.as_float32(self.kernel), transpose_b=True)
         return products if self.bias is None else products + self.bias
 
     def _largest_of_all_outputs(self, x: tf.Tensor) -> tf.Tensor:
@@ -584,13 +598,29 @@ class LSHDense(keras.layers.Layer):
                 "calling it on data or with `layer.build(input_shape)`."
             )
 
+    @property
+    def _is_for_inference(self) -> bool:
+        """Whether the kernel is stored too coarsely for training."""
+        return self.storage != "float32"
+
+    def _check_is_for_training(self) -> None:
+        if self._is_for_inference:
+            raise ValueError(
+                f"Layer {self.name!r} stores its kernel in {self.storage}, for "
+                "inference alone: small updates would be lost. Train with "
+                "storage='float32', and convert the trained model with "
+                f"`keras_lsh.with_storage(model, {self.storage!r})`. Received: "
+                "training=True"
+            )
+
     def _refresh(self, moved_only: Any = False) -> dict[str, tf.Tensor]:
         for weight, constraint in (
             (self.kernel, self.kernel_constraint),
             (self.bias, self.bias_constraint),
         ):
-            if weight is not None and constraint is not None:
-                weight.assign(row_local.constrain(constraint, weight.value))
+            if self._is_for_inference or weight is None or constraint is None:
+                continue
+            weight.assign(row_local.constrain(constraint, weight.value))
         return self._selector.refresh(self.kernel, self.bias, moved_only)
 
     def _warn_if_never_rebuilt(self) -> None:
@@ -608,11 +638,13 @@ class LSHDense(keras.layers.Layer):
 def _transposed(initializer: Any) -> Any:
     """An initializer for `(units, input_dim)` that fills as Dense's kernel is filled.
 
-    Fan-in and fan-out, and the order of the random numbers, are those of Dense.
+    Fan-in and fan-out, and the order of the random numbers, are those of Dense, of
+    float32: other dtypes get these values, rounded.
     """
 
     def initialize(shape: Any, dtype: Any = None) -> Any:
-        return keras.ops.transpose(initializer(tuple(shape)[::-1], dtype=dtype))
+        values = initializer(tuple(shape)[::-1], dtype="float32")
+        return keras.ops.cast(keras.ops.transpose(values), dtype)
 
     return initialize
 

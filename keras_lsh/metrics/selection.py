@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_lsh import ops
 from keras_lsh._arguments import check_argument
 from keras_lsh.layers import LSHDense
 
@@ -40,7 +41,7 @@ class _SelectionMetric(keras.metrics.Mean):
             )
         ids = layer.active_ids(inputs)
         x = tf.reshape(tf.cast(inputs, tf.float32), [-1, layer.kernel.shape[-1]])
-        values = tf.matmul(x, tf.convert_to_tensor(layer.kernel), transpose_b=True)
+        values = tf.matmul(x, ops.as_float32(layer.kernel), transpose_b=True)
         if layer.bias is not None:
             values += tf.convert_to_tensor(layer.bias)
         figures = self._figures(x, values, tf.maximum(ids, 0), ids >= 0)
@@ -117,9 +118,7 @@ class SelectionRecall(_SelectionMetric):
         active = ids.shape[1]
         last_true = tf.math.top_k(values, active).values[:, -1:]
         # The layer has computed the values in another order of additions.
-        longest = tf.reduce_max(
-            tf.norm(tf.convert_to_tensor(self.layer.kernel), axis=1)
-        )
+        longest = tf.reduce_max(tf.norm(ops.as_float32(self.layer.kernel), axis=1))
         rounding = _ROUNDING * longest * tf.norm(x, axis=1, keepdims=True)
         rounding = tf.where(tf.math.is_finite(rounding), rounding, 0.0)
         found = tf.gather(values, ids, batch_dims=1) >= last_true - rounding

@@ -4,6 +4,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_lsh import ops
 from keras_lsh.selection.selector import Selector
 
 # Neurons whose products are computed at a time where not all can be kept.
@@ -33,7 +34,7 @@ class ExactSelector(Selector):
 
     def scores(self, inputs: tf.Tensor, kernel: Any, bias: Any) -> tf.Tensor:
         """The products themselves."""
-        products = tf.matmul(inputs, tf.convert_to_tensor(kernel), transpose_b=True)
+        products = tf.matmul(inputs, ops.as_float32(kernel), transpose_b=True)
         return products if bias is None else products + tf.convert_to_tensor(bias)
 
     def multiplications(self, input_dim: int) -> int:
@@ -60,7 +61,8 @@ def largest(
     block = max(_BLOCK, 4 * count)
 
     def of_block(begin: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        values = tf.matmul(inputs, kernel[begin : begin + block], transpose_b=True)
+        rows = ops.as_float32(kernel[begin : begin + block])
+        values = tf.matmul(inputs, rows, transpose_b=True)
         if bias is not None:
             values += bias[begin : begin + block]
         values, ids = tf.math.top_k(values, tf.minimum(count, tf.shape(values)[1]))

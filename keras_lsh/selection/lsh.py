@@ -123,7 +123,7 @@ class LSHSelector(Selector):
         Returns:
             `codes_changed`: the share of neurons with a new code in some table.
         """
-        kernel = tf.convert_to_tensor(kernel)
+        kernel = ops.as_float32(kernel)
         bias = None if bias is None else tf.convert_to_tensor(bias)
         old = tf.convert_to_tensor(self.codes)
         if self.digests is None:
@@ -173,7 +173,8 @@ class LSHSelector(Selector):
         what the inputs have taught since then does not count, only the weights.
         """
         bias = None if bias is None else _rows(bias, ids)
-        codes = self.hashing.neuron_codes(_rows(kernel, ids), bias, self.state)
+        kernel = ops.as_float32(_rows(kernel, ids))
+        codes = self.hashing.neuron_codes(kernel, bias, self.state)
         stale = tf.cast(codes != _rows(self.codes, ids), tf.float32)
         return tf.math.divide_no_nan(
             tf.reduce_sum(stale), tf.cast(tf.size(stale), tf.float32)

@@ -18,7 +18,8 @@ class Selector(abc.ABC):
 
     A selector belongs to one layer. What it must remember (hash functions, tables,
     statistics of the inputs) are non-trainable weights of that layer, so that it is
-    saved, exported and cloned with it.
+    saved, exported and cloned with it. Kernels come as the layer stores them, of
+    float32 or bfloat16.
     """
 
     #: int32 `[units, any]`, or None: neurons of equal first key are likely to be
