@@ -6,11 +6,12 @@ Per case, a network of hidden ReLU layers is trained with `model.fit`: with Dens
 Keras' Adam (or SGD), and with LSHDense, LazyAdam (or SGD) and RebuildTables, ten steps
 an execution where there is time for so many (Python takes a millisecond of a step,
 whatever the layers); or single samples are passed through it, in a `tf.function` or by
-a loaded SavedModel. Both networks take turns, so that what disturbs the one disturbs
-the other. One JSON row per case: the median time of a step and its quartiles over the
-rounds, for both, and the ratio of the medians. Of training, also the peak memory of a
-process that does nothing else, for both, and the size of the tables and the statistics
-that hashing keeps.
+a loaded SavedModel; in some cases, LSHDense's with kernels stored in bfloat16
+(`storage`; Dense's are of float32). Both networks take turns, so that what disturbs the
+one disturbs the other. One JSON row per case: the median time of a step and its
+quartiles over the rounds, for both, and the ratio of the medians. Of training, also the
+peak memory of a process that does nothing else, for both, and the size of the tables
+and the statistics that hashing keeps.
 """
 
 import argparse
@@ -42,6 +43,7 @@ class Case(NamedTuple):
     optimizer: str  # "adam" or "sgd"; inference: "none", or "served" by a SavedModel
     oversample: float | None = None  # of LSHDense; None: its default
     steps: int = 40  # of a round
+    storage: str = "float32"  # of LSHDense's kernel; others are for inference alone
 
     @property
     def steps_per_execution(self) -> int:
@@ -55,8 +57,10 @@ CASES = [
     Case("two layers of 4096", 4096, 4096, 2, 0.05, 8, "adam"),
     Case("two layers of 16384", 16384, 16384, 2, 0.01, 128, "adam", steps=4),
     Case("one layer of 4096", 4096, 4096, 1, 0.05, 1, "none"),
+    Case("one layer of 4096", 4096, 4096, 1, 0.05, 1, "none", storage="bfloat16"),
     Case("one layer of 4096", 4096, 4096, 1, 0.05, 1, "served"),
     Case("one layer of 16384", 16384, 16384, 1, 0.05, 1, "none"),
+    Case("one layer of 16384", 16384, 16384, 1, 0.05, 1, "none", storage="bfloat16"),
     Case("one layer of 16384", 16384, 16384, 1, 0.05, 1, "none", oversample=1),
 ]
 CLASSES = 10
@@ -142,6 +146,8 @@ def inference(case: Case, sparse: bool) -> Callable[[], float]:
             layer(seen, training=True)
             layer.rebuild_tables()
             seen = layer(seen)
+        if case.storage != "float32":
+            model = keras_lsh.with_storage(model, case.storage)
     if case.optimizer == "served":
         with tempfile.TemporaryDirectory() as folder:
             model.export(folder, verbose=False)
