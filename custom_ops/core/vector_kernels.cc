@@ -144,9 +144,15 @@ KLSH_TARGET static inline Vec Zero() {
 KLSH_TARGET static inline __m256 LoadHalf(const float* p) {
   return _mm256_loadu_ps(p);
 }
+// 8 elements to the upper halves of floats; -1 clears a byte. A load puts them
+// into both halves of a register, so that one shuffle is all: to lengthen and
+// to shift them are two instructions.
 KLSH_TARGET static inline __m256 Widen(__m128i bits) {
+  const __m256i places = _mm256_setr_epi8(
+      -1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7,  //
+      -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
   return _mm256_castsi256_ps(
-      _mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+      _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bits), places));
 }
 KLSH_TARGET static inline __m256 LoadHalf(const Bfloat16* p) {
   return Widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
