@@ -147,10 +147,10 @@ def with_storage(model: keras.Model, storage: str) -> keras.Model:
     """A copy of a model whose LSHDense layers store their kernels in another way.
 
     For serving: in bfloat16 the kernels take half the memory, and single samples, whose
-    time goes into reading it, less time. The weights are rounded to the nearest, ties
+    time goes into reading them, less time. The weights are rounded to the nearest, ties
     to even. Hash tables and all else are copied as they are, so a layer finds the same
     candidates for the same inputs, and its outputs are, bit for bit, those of a float32
-    kernel of the rounded values. The copy cannot be trained further.
+    kernel of the rounded values. What is stored in bfloat16 cannot be trained.
 
     Example:
 
