@@ -47,7 +47,8 @@ class Run:
         sampler: of "sampled": "uniform" or "log_uniform" (by falling frequency).
         seed: of the weights and of the order of samples.
         epochs: passes over the training set.
-        learning_rate: of `LazyAdam`.
+        learning_rate: of `LazyAdam`, at the beginning.
+        final_rate: the share of it that is left at the end; it falls as a cosine.
         every: steps from one rebuild of the tables to the next.
         hidden: ReLU units of the hidden layer.
         deviation: standard deviation of its initial weights.
@@ -66,6 +67,7 @@ class Run:
     seed: int = 0
     epochs: int = 5
     learning_rate: float = 2e-3
+    final_rate: float = 1.0
     every: int = 5
     hidden: int = 128
     deviation: float = 0.3
@@ -219,19 +221,29 @@ def load(name: str, directory: str | None) -> tuple[Any, Any]:
     return train, test
 
 
+def optimizer(run: Run, train: Any) -> keras_lsh.LazyAdam:
+    rate: Any = run.learning_rate
+    if run.final_rate != 1.0:
+        steps = run.epochs * train.steps_per_epoch(run.batch)
+        rate = keras.optimizers.schedules.CosineDecay(
+            run.learning_rate, steps, alpha=run.final_rate
+        )
+    return keras_lsh.LazyAdam(rate)
+
+
 def make_model(run: Run, train: Any) -> keras.Model:
     keras.utils.set_random_seed(run.seed)
     if run.method == "sampled":
         frequencies = np.bincount(train.label_indices, minlength=train.labels)
         model = SampledSoftmax(run, train.features, frequencies)
-        model.compile(keras_lsh.LazyAdam(run.learning_rate))
+        model.compile(optimizer(run, train))
         return model
     features = keras.Input((train.features,), sparse=True, dtype="float32")
     if run.method == "full":
         model = keras.Sequential(
             [features, first_layer(run), keras.layers.Dense(train.labels)]
         )
-        model.compile(keras_lsh.LazyAdam(run.learning_rate), FullSoftmax())
+        model.compile(optimizer(run, train), FullSoftmax())
         return model
     settings: dict[str, Any] = {}
     if run.method != "lsh":
@@ -250,7 +262,7 @@ def make_model(run: Run, train: Any) -> keras.Model:
     loss = losses.ActiveSoftmaxCrossentropy(
         log_q=None if run.log_q == "none" else "uniform"
     )
-    model.compile(keras_lsh.LazyAdam(run.learning_rate), loss)
+    model.compile(optimizer(run, train), loss)
     return model
 
 
