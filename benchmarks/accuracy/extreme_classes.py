@@ -22,26 +22,31 @@ from extreme import Run, train
 # By data set and name; found by trying: learning rates, counts, samplers, corrections.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "citeulike": {
-        "full softmax": {"method": "full", "learning_rate": 2e-3},
+        "full softmax": {
+            "method": "full",
+            "learning_rate": 4e-3,
+            "final_rate": 0.02,
+        },
         "LSHDense, 500 active": {
             "method": "lsh",
             "active": 500,
             "oversample": 1,
-            "learning_rate": 4e-3,
+            "learning_rate": 7e-3,
+            "final_rate": 0.02,
         },
         "sampled softmax, 3500": {
             "method": "sampled",
             "active": 3500,
             "sampler": "log_uniform",
-            "learning_rate": 3e-3,
-            "epochs": 8,
+            "learning_rate": 6e-3,
+            "final_rate": 0.05,
         },
         "sampled softmax, 1000": {
             "method": "sampled",
             "active": 1000,
             "sampler": "log_uniform",
-            "learning_rate": 5e-3,
-            "epochs": 8,
+            "learning_rate": 1e-2,
+            "final_rate": 0.02,
         },
         "1000 at random for each sample": {"method": "uniform", "active": 1000},
     },
