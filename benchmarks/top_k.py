@@ -122,6 +122,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3800, help="of training")
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--oversample", type=float, nargs="+", default=[1, 4])
+    parser.add_argument("--cells", type=int, help="default: the layer's")
+    parser.add_argument("--rank", type=int, help="default: the layer's")
     parser.add_argument("--quick", action="store_true", help="a small case, briefly")
     parser.add_argument("--out", help="file to add the row to, besides stdout")
     options = parser.parse_args()
@@ -136,7 +138,12 @@ def main() -> None:
     singles = [x for x, _ in test_set.dataset(1).take(options.samples)]
     for oversample in options.oversample:
         run = extreme.Run(
-            run.data, "lsh", active=ACTIVE[options.quick], oversample=oversample
+            run.data,
+            "lsh",
+            active=ACTIVE[options.quick],
+            oversample=oversample,
+            cells=options.cells,
+            rank=options.rank,
         )
         model = with_tables(trained, run, train_set)
         row = {
@@ -145,6 +152,8 @@ def main() -> None:
             "classes": train_set.labels,
             "active": run.active,
             "oversample": oversample,
+            "cells": model.layers[-1].selector.hashing.cells,
+            "rank": model.layers[-1].selector.hashing.rank,
             "k": K,
             "trained_steps": options.steps,
             "precision": precision,

@@ -55,6 +55,8 @@ class Run:
         batch: samples a step.
         oversample: candidates for each active class of "lsh"; None: the layer's own
             default.
+        cells: of the layer's `KMeansCells`; None: the layer's own default.
+        rank: principal directions of these; None: likewise.
         explore: the share of the active classes of "lsh" that is drawn at random; with
             `log_q` these stand for all that are not active.
     """
@@ -73,6 +75,8 @@ class Run:
     deviation: float = 0.3
     batch: int = 128
     oversample: float | None = None
+    cells: int | None = None
+    rank: int | None = None
     explore: float = 0.0
 
     def __str__(self) -> str:
@@ -251,6 +255,8 @@ def make_model(run: Run, train: Any) -> keras.Model:
         settings = {"selection": selection, "inference": "exact"}
     else:
         settings = {"oversample": run.oversample, "explore": run.explore}
+        if run.cells or run.rank:
+            settings["hashing"] = keras_lsh.KMeansCells(run.cells, rank=run.rank)
     output = keras_lsh.LSHDense(
         train.labels,
         active=run.active,
