@@ -16,7 +16,6 @@ constexpr int64_t kLeastColumns = 64;    // a slab's rows should fill registers
 constexpr int64_t kNeuronsAtOnce = 64;   // of one item of work
 constexpr int64_t kRowFloats = 1 << 16;  // of the second-level cache: 256 KiB
 constexpr int64_t kBlockFloats = 1 << 20;  // of the third-level cache: 4 MiB
-constexpr int64_t kLine = 16;              // floats of a cache line
 
 // Samples whose gradients at a few columns are added up together: each pass
 // over the neurons' rows is for so many.
@@ -60,9 +59,11 @@ class Slabs {
             std::max(kLeastColumns, kSlabFloats / std::max<int64_t>(batch, 1) /
                                         kLeastColumns * kLeastColumns)),
         count_((columns + width_ - 1) / width_),
-        floats_(new float[Offset(count_) + kLine]) {
+        floats_(new float[Offset(count_) + kLine<float>]) {
     const auto address = reinterpret_cast<uintptr_t>(floats_.get());
-    first_ = floats_.get() + (kLine - address / sizeof(float) % kLine) % kLine;
+    constexpr int64_t kFloats = kLine<float>;
+    first_ =
+        floats_.get() + (kFloats - address / sizeof(float) % kFloats) % kFloats;
   }
 
   int64_t count() const { return count_; }

@@ -141,8 +141,7 @@ void Prefetch(const T* row, int64_t n) {
 
 // The same for n floats that will be written.
 inline void PrefetchToWrite(const float* row, int64_t n) {
-  constexpr int64_t kLine = 16;
-  for (int64_t j = 0; j < n; j += kLine) __builtin_prefetch(row + j, 1);
+  for (int64_t j = 0; j < n; j += kLine<float>) __builtin_prefetch(row + j, 1);
 }
 
 // The kernels of a level, which the processor must have.
