@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -15,6 +17,15 @@ namespace {
 constexpr int64_t kMaxTile = VectorKernels::kMaxTileRows;
 
 constexpr int kDigitBits = 11;  // of the radix sort: 2^11 counters fit L1
+
+// Units of a chunk: so many counters fit the first-level cache, 16 KiB. And at
+// most so many chunks, each of which looks at every sample.
+constexpr int kChunkBits = 12;
+constexpr int64_t kMaxChunks = 512;
+
+// With more units for each place, looking at all counters takes longer than
+// sorting.
+constexpr int64_t kUnitsAPlace = 64;
 
 struct Item {
   int32_t key;
@@ -79,9 +90,8 @@ void GroupByCounting(const ActiveIds& ids, int64_t units,
   }
 }
 
-// More units than places: sort the places.
-void GroupBySorting(const ActiveIds& ids, int64_t units, const NeuronKeys& keys,
-                    NeuronSamples* out) {
+// More units than places, in any order: sort the places.
+void GroupBySorting(const ActiveIds& ids, int64_t units, NeuronSamples* out) {
   const int64_t total = ids.batch * ids.active;
   std::vector<Item> items, scratch;
   items.reserve(total);
@@ -91,24 +101,144 @@ void GroupBySorting(const ActiveIds& ids, int64_t units, const NeuronKeys& keys,
     }
   }
   RadixSort(units, &items, &scratch);
-  if (keys.keys != nullptr) {
-    int32_t largest = 0;
-    for (Item& item : items) {
-      item.key = std::max(0, keys.keys[item.key * keys.stride]);
-      largest = std::max(largest, item.key);
-    }
-    RadixSort(int64_t{largest} + 1, &items, &scratch);
-  }
   out->places.resize(items.size());
   for (size_t i = 0; i < items.size(); ++i) {
-    const int32_t neuron = ids.ids[items[i].value];
-    if (out->neurons.empty() || neuron != out->neurons.back()) {
-      out->neurons.push_back(neuron);
+    if (out->neurons.empty() || items[i].key != out->neurons.back()) {
+      out->neurons.push_back(items[i].key);
       out->starts.push_back(static_cast<int64_t>(i));
     }
     out->places[i] = items[i].value;
   }
   out->starts.push_back(static_cast<int64_t>(items.size()));
+}
+
+// Whether each sample's ids ascend, unused places last, as active sets do. If
+// so, where the ids of each chunk of 2^`chunk_bits` units begin, [batch,
+// chunks + 1], places of `ids`.
+bool FindChunks(const ActiveIds& ids, int chunk_bits, int64_t chunks,
+                const ParallelFor& parallel_for, std::vector<int32_t>* begins) {
+  begins->resize(ids.batch * (chunks + 1));
+  std::atomic<bool> ascend{true};
+  parallel_for(ids.batch, 2 * ids.active + chunks,
+               [&](int64_t first, int64_t last) {
+                 for (int64_t b = first; b < last; ++b) {
+                   int32_t* begin = begins->data() + b * (chunks + 1);
+                   int64_t chunk = 0;
+                   int32_t before = -1;
+                   int64_t place = b * ids.active;
+                   const int64_t end = place + ids.active;
+                   for (; place < end && ids.ids[place] != kNoId; ++place) {
+                     const int32_t id = ids.ids[place];
+                     if (id < before) ascend = false;
+                     before = std::max(before, id);
+                     while (chunk <= before >> chunk_bits) {
+                       begin[chunk++] = static_cast<int32_t>(place);
+                     }
+                   }
+                   while (chunk <= chunks) {
+                     begin[chunk++] = static_cast<int32_t>(place);
+                   }
+                   for (; place < end; ++place) {
+                     if (ids.ids[place] != kNoId) ascend = false;
+                   }
+                 }
+               });
+  return ascend;
+}
+
+// Of ids that ascend within each sample: chunk by chunk of the units, with a
+// counter for each unit of a chunk, which the first-level cache holds. False if
+// they do not.
+bool GroupByChunks(const ActiveIds& ids, int64_t units,
+                   const ParallelFor& parallel_for, NeuronSamples* out) {
+  int chunk_bits = kChunkBits;
+  while (units >> chunk_bits > kMaxChunks) ++chunk_bits;
+  const int64_t width = int64_t{1} << chunk_bits;
+  const int64_t chunks = ((units - 1) >> chunk_bits) + 1;
+  if (width * chunks > kUnitsAPlace * ids.batch * ids.active) return false;
+  std::vector<int32_t> begins;
+  if (!FindChunks(ids, chunk_bits, chunks, parallel_for, &begins)) return false;
+  // Where the places of a chunk stand in the result.
+  std::vector<int32_t> firsts(chunks + 1, 0);
+  for (int64_t b = 0; b < ids.batch; ++b) {
+    const int32_t* begin = begins.data() + b * (chunks + 1);
+    for (int64_t c = 0; c < chunks; ++c) {
+      firsts[c + 1] += begin[c + 1] - begin[c];
+    }
+  }
+  std::partial_sum(firsts.begin(), firsts.end(), firsts.begin());
+  const int32_t total = firsts[chunks];
+  out->places.resize(total);
+  // The neurons of a chunk, and where each one's places begin, at the chunk's
+  // places: they are no more than these.
+  std::vector<int32_t> neurons(total), starts(total);
+  std::vector<int64_t> counts(chunks + 1, 0);
+  parallel_for(
+      chunks, width / 4 + 8 * total / chunks + 4 * ids.batch,
+      [&](int64_t first, int64_t last) {
+        std::vector<int32_t> places(width);  // first counts, then places
+        for (int64_t c = first; c < last; ++c) {
+          std::fill(places.begin(), places.end(), 0);
+          const int64_t base = c * width;
+          const auto for_each_place = [&](const auto& use) {
+            for (int64_t b = 0; b < ids.batch; ++b) {
+              const int32_t* begin = begins.data() + b * (chunks + 1) + c;
+              for (int32_t place = begin[0]; place < begin[1]; ++place) {
+                use(places[ids.ids[place] - base], place);
+              }
+            }
+          };
+          for_each_place([](int32_t& count, int32_t) { ++count; });
+          int32_t start = firsts[c];
+          int64_t found = start;
+          for (int64_t n = 0; n < width && start < firsts[c + 1]; ++n) {
+            if (places[n] == 0) continue;
+            neurons[found] = static_cast<int32_t>(base + n);
+            starts[found++] = start;
+            start += std::exchange(places[n], start);
+          }
+          counts[c + 1] = found - firsts[c];
+          for_each_place([out](int32_t& next, int32_t place) {
+            out->places[next++] = place;
+          });
+        }
+      });
+  std::partial_sum(counts.begin(), counts.end(), counts.begin());
+  out->neurons.resize(counts[chunks]);
+  out->starts.resize(counts[chunks] + 1);
+  for (int64_t c = 0; c < chunks; ++c) {
+    const int64_t found = counts[c + 1] - counts[c];
+    std::copy_n(neurons.begin() + firsts[c], found,
+                out->neurons.begin() + counts[c]);
+    std::copy_n(starts.begin() + firsts[c], found,
+                out->starts.begin() + counts[c]);
+  }
+  out->starts.back() = total;
+  return true;
+}
+
+// Puts groups in the order of (key, id).
+void OrderByKey(const NeuronKeys& keys, NeuronSamples* out) {
+  std::vector<int32_t> order = out->neurons;
+  SortByKey(keys, &order);
+  NeuronSamples ordered;
+  ordered.neurons = std::move(order);
+  ordered.starts.reserve(out->starts.size());
+  ordered.places.resize(out->places.size());
+  int64_t start = 0;
+  for (const int32_t neuron : ordered.neurons) {
+    const auto found =
+        std::lower_bound(out->neurons.begin(), out->neurons.end(), neuron) -
+        out->neurons.begin();
+    const int64_t first = out->starts[found];
+    const int64_t size = out->starts[found + 1] - first;
+    std::copy_n(out->places.begin() + first, size,
+                ordered.places.begin() + start);
+    ordered.starts.push_back(start);
+    start += size;
+  }
+  ordered.starts.push_back(start);
+  *out = std::move(ordered);
 }
 
 // Cuts each run of equal keys into tiles of about equal size.
@@ -168,7 +298,8 @@ Status CheckGroups(const NeuronSamples& groups, const ActiveIds& ids,
 }
 
 Status GroupByNeuron(const ActiveIds& ids, int64_t units,
-                     const NeuronKeys& keys, NeuronSamples* out) {
+                     const NeuronKeys& keys, const ParallelFor& parallel_for,
+                     NeuronSamples* out) {
   const int64_t total = ids.batch * ids.active;
   if (total > std::numeric_limits<int32_t>::max()) {
     return Status::Invalid(
@@ -182,7 +313,10 @@ Status GroupByNeuron(const ActiveIds& ids, int64_t units,
   if (units <= total) {
     GroupByCounting(ids, units, keys, out);
   } else {
-    GroupBySorting(ids, units, keys, out);
+    if (!GroupByChunks(ids, units, parallel_for, out)) {
+      GroupBySorting(ids, units, out);
+    }
+    if (keys.keys != nullptr) OrderByKey(keys, out);
   }
   MakeTiles(keys, out);
   return Status();

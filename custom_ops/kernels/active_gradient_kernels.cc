@@ -26,8 +26,9 @@ class GroupByNeuronOp : public OpKernel {
     OP_REQUIRES(context, units >= 1,
                 Invalid("`units` must be positive. Received: units=", units));
     NeuronSamples groups;
-    OP_REQUIRES_OK(context, ToTensorFlow(GroupByNeuron(AsActiveIds(ids), units,
-                                                       {}, &groups)));
+    OP_REQUIRES_OK(
+        context, ToTensorFlow(GroupByNeuron(AsActiveIds(ids), units, {},
+                                            WorkerThreads(context), &groups)));
     OP_REQUIRES_OK(context, Output(context, 0, groups.neurons));
     OP_REQUIRES_OK(context, Output(context, 1, groups.starts));
     OP_REQUIRES_OK(context, Output(context, 2, groups.places));

@@ -58,11 +58,13 @@ class ActiveMatmulOp : public OpKernel {
         units > 0 &&
         MultipliesBySample(active, units, inputs.dim_size(1),
                            tensorflow::DataTypeSize(kernel_dtype_));
+    const ParallelFor parallel_for = WorkerThreads(context);
     NeuronSamples groups;
     OP_REQUIRES_OK(
         context,
         ToTensorFlow(by_sample ? CheckIds(active, units)
-                               : GroupByNeuron(active, units, keys, &groups)));
+                               : GroupByNeuron(active, units, keys,
+                                               parallel_for, &groups)));
     const int64_t keep = keep_ > 0 ? keep_ : active.active;
     OP_REQUIRES(
         context, keep <= active.active,
@@ -71,7 +73,6 @@ class ActiveMatmulOp : public OpKernel {
     const TensorShape kept_shape({active.batch, keep});
     Tensor* values;
     OP_REQUIRES_OK(context, context->allocate_output(0, kept_shape, &values));
-    const ParallelFor parallel_for = WorkerThreads(context);
     const auto multiply = [&](const auto* rows, float* out) {
       const float *x = inputs.flat<float>().data(), *added = nullptr;
       if (use_bias) added = bias.tensor().flat<float>().data();

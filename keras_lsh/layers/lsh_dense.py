@@ -92,9 +92,11 @@ class LSHDense(keras.layers.Layer):
             a `keras_lsh.LSHSequential` or `LSHModel`, or be called in a
             `keras_lsh.label_scope`.
         explore: Share, in [0, 1), of the active neurons that are drawn at random while
-            training, anew for each sample and step, in place of the tables' last. With
-            a wide softmax they stand for all the classes that are not active, which
-            the loss then accounts for (`log_q="uniform"` in `keras_lsh.losses`).
+            training, anew at each step, in place of the tables' last. All samples of a
+            batch get the same ones, so they cost little. With a wide softmax they stand
+            for all the classes that are not active, which the loss can account for
+            (`log_q="uniform"` in `keras_lsh.losses`). Where very many classes have
+            little to learn from each, a model learns sooner with them.
         storage: How the kernel is stored: `"float32"`, or `"bfloat16"`, in half the
             memory, for inference alone. Single samples take as long as their rows take
             to come from memory. All sums are in float32: the outputs are, bit for bit,
@@ -263,7 +265,7 @@ class LSHDense(keras.layers.Layer):
                 ops.subtract_by_rows(weight)
         self._selector = self._make_selector()
         self._selector.build(self._add_selector_weight, self.units, input_dim)
-        self._explorer = RandomSelector()
+        self._explorer = RandomSelector(shared=True)
         if self.num_explored:
             self._explorer.build(self._add_selector_weight, self.units, input_dim)
         self.input_spec = self._make_input_spec({-1: input_dim})

@@ -10,14 +10,17 @@ from keras_lsh.selection.selector import Selector, WeightFactory
 
 
 class RandomSelector(Selector):
-    """Different neurons for each sample and step, drawn uniformly without replacement.
+    """Neurons drawn uniformly without replacement, others at each step.
 
     Args:
         seed: Integer, seed of the draws.
+        shared: Whether all samples of a step get the same ones, and not each its own.
+            Then none can be forced.
     """
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, seed: int = 0, shared: bool = False):
         self.seed = seed
+        self.shared = shared
 
     def build(self, add_weight: WeightFactory, units: int, input_dim: int) -> None:
         super().build(add_weight, units, input_dim)
@@ -30,16 +33,17 @@ class RandomSelector(Selector):
         """`count` of all neurons, in an order seeded by `seed` and a running count."""
         del kernel, bias
         batch = tf.shape(inputs)[0]
+        drawn = tf.minimum(batch, 1) if self.shared else batch
         seeds = tf.random.stateless_uniform(
-            [batch],
+            [drawn],
             seed=tf.stack([self.seed, tf.convert_to_tensor(self.draws)]),
             minval=None,
             maxval=None,
             dtype=tf.int32,
         )
         self.draws.assign_add(1)
-        nothing = tf.zeros([batch, 0], tf.int32)
-        return ops.select_active(
+        nothing = tf.zeros([drawn, 0], tf.int32)
+        ids = ops.select_active(
             nothing,
             nothing,
             tf.constant([[0, self.units]]),
@@ -48,6 +52,7 @@ class RandomSelector(Selector):
             seeds,
             count,
         )
+        return tf.tile(ids, [batch, 1]) if self.shared else ids
 
     def multiplications(self, input_dim: int) -> int:
         return 0

@@ -189,7 +189,7 @@ class TestExplore:
         x = make_inputs()
         values = all_values(layer, x)
         draws = set()
-        for _ in range(5):
+        for _ in range(25):
             with label_scope(LABELS):
                 outputs = layer(x, training=True)
             _, ids = sparse_logits.to_active(outputs)
@@ -204,6 +204,23 @@ class TestExplore:
                 assert found == set(others[: len(found)])
                 draws.add(tuple(sorted(by_chance)))
         assert len(draws) > 20
+
+    def test_a_batch_shares_its_draw(self):
+        layer = make_layer(active=UNITS // 2, oversample=1, explore=0.9)
+        x = make_inputs()
+        draws = []
+        for _ in range(2):
+            outputs = layer(x, training=True)
+            _, ids = sparse_logits.to_active(outputs)
+            everywhere = set(range(UNITS)).intersection(*map(set, ids.numpy()))
+            assert len(everywhere) >= layer.num_explored
+            draws.append(everywhere)
+        assert draws[0] != draws[1]
+
+    def test_an_empty_batch(self):
+        layer = make_layer(explore=0.5)
+        outputs = layer(make_inputs()[:0], training=True)
+        assert outputs.shape == (0, UNITS)
 
     def test_not_at_inference(self):
         x = make_inputs()

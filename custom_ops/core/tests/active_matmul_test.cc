@@ -33,7 +33,7 @@ struct Batch {
   int64_t places() const { return batch * active; }
   NeuronSamples Groups() const {
     NeuronSamples groups;
-    CHECK_OK(GroupByNeuron(view(), units, {}, &groups));
+    CHECK_OK(GroupByNeuron(view(), units, {}, SerialFor, &groups));
     return groups;
   }
 };
@@ -127,7 +127,7 @@ void CheckGroups(const ActiveIds& ids, int64_t units, NeuronSamples* groups) {
     want.places.insert(want.places.end(), places.begin(), places.end());
     want.starts.push_back(static_cast<int64_t>(want.places.size()));
   }
-  CHECK_OK(GroupByNeuron(ids, units, {}, groups));
+  CHECK_OK(GroupByNeuron(ids, units, {}, SerialFor, groups));
   CHECK_EQ(groups->neurons, want.neurons);
   CHECK_EQ(groups->starts, want.starts);
   CHECK_EQ(groups->places, want.places);
@@ -147,7 +147,8 @@ TEST(GroupsByKey) {
     for (int32_t& key : keys) key = static_cast<int32_t>(random.Below(5)) - 1;
     const NeuronSamples plain = b.Groups();
     NeuronSamples keyed;
-    CHECK_OK(GroupByNeuron(b.view(), b.units, {keys.data(), 2}, &keyed));
+    CHECK_OK(
+        GroupByNeuron(b.view(), b.units, {keys.data(), 2}, SerialFor, &keyed));
     std::map<int32_t, Ints> places;
     for (size_t g = 0; g < plain.neurons.size(); ++g) {
       places[plain.neurons[g]] =
@@ -212,7 +213,8 @@ TEST(SharedSamples) {
         if (s % 5 == 0) b.ids.back() = kNoId;  // a cell cut short
       }
       NeuronSamples keyed;
-      CHECK_OK(GroupByNeuron(b.view(), units, {keys.data(), 1}, &keyed));
+      CHECK_OK(
+          GroupByNeuron(b.view(), units, {keys.data(), 1}, SerialFor, &keyed));
       Floats expected(b.places());
       ActiveMatmul(b.view(), b.Groups(), b.inputs.data(), input_dim,
                    b.kernel.data(), b.bias.data(), SerialFor,
@@ -250,6 +252,44 @@ TEST(GroupsOfManyUnits) {
   }
 }
 
+// Active sets ascend; they are grouped chunk by chunk of the units, in
+// parallel.
+TEST(GroupsOfAscendingIds) {
+  Random random(3);
+  NeuronSamples groups;
+  for (int64_t units : {3000, 4096, 4097, 20000, 60000}) {
+    for (int64_t most : {0, 1, 700}) {  // places of a sample in use
+      const Context context("units=", units, " most=", most);
+      const int64_t batch = 4, active = 700;
+      Ints ids;
+      for (int64_t b = 0; b < batch; ++b) {
+        std::set<int32_t> row;
+        if (b == 1) row = {0, static_cast<int32_t>(units - 1)};
+        for (int64_t i = 0; i < most; ++i) {
+          row.insert(static_cast<int32_t>(
+              random.Chance(0.5) ? random.Below(300) : random.Below(units)));
+        }
+        ids.insert(ids.end(), row.begin(), row.end());
+        ids.resize((b + 1) * active, kNoId);
+      }
+      CheckGroups({ids.data(), batch, active}, units, &groups);
+      const auto variants =
+          InEveryVariant([&](const VectorKernels&, const ParallelFor& split) {
+            NeuronSamples split_groups;
+            CHECK_OK(GroupByNeuron({ids.data(), batch, active}, units, {},
+                                   split, &split_groups));
+            return split_groups.places;
+          });
+      CHECK_EQ(variants, groups.places);
+      // A gap, and ids out of order.
+      std::swap(ids[0], ids[active - 1]);
+      CheckGroups({ids.data(), batch, active}, units, &groups);
+      std::swap(ids[active], ids[active + 1]);
+      CheckGroups({ids.data(), batch, active}, units, &groups);
+    }
+  }
+}
+
 TEST(BadIds) {
   NeuronSamples groups;
   for (int32_t bad : {-2, 9, std::numeric_limits<int32_t>::min(),
@@ -264,7 +304,7 @@ TEST(BadIds) {
       const ActiveIds view = {ids.data(), 3, 4};
       CHECK_ERROR(CheckIds(view, 9), "`ids` must be numbers in [0, 9)");
       CHECK_ERROR(CheckIds(view, 9), received);
-      CHECK_ERROR(GroupByNeuron(view, 9, {}, &groups), received);
+      CHECK_ERROR(GroupByNeuron(view, 9, {}, SerialFor, &groups), received);
     }
   }
   const Ints ids = {-1, 0, 8, -1};
@@ -278,7 +318,7 @@ TEST(TooManyPlaces) {
   NeuronSamples groups;
   // The size is looked at before the ids are, so none are needed.
   const Status status =
-      GroupByNeuron({nullptr, 1 << 16, 1 << 15}, 9, {}, &groups);
+      GroupByNeuron({nullptr, 1 << 16, 1 << 15}, 9, {}, SerialFor, &groups);
   CHECK_ERROR(status, "must be below 2^31. Received: 65536 * 32768");
 }
 
@@ -353,7 +393,8 @@ void CheckBfloat16Kernel(Random* random, Batch b) {
   Ints keys(b.units);  // tiles of several neurons
   for (int64_t n = 0; n < b.units; ++n) keys[n] = n % 3;
   NeuronSamples keyed;
-  CHECK_OK(GroupByNeuron(b.view(), b.units, {keys.data(), 1}, &keyed));
+  CHECK_OK(
+      GroupByNeuron(b.view(), b.units, {keys.data(), 1}, SerialFor, &keyed));
   const NeuronSamples plain = b.Groups();
   for (bool with_bias : {false, true}) {
     const Context context("with_bias=", with_bias);

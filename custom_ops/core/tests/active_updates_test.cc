@@ -55,7 +55,7 @@ std::vector<Case> Cases() {
       if (random.Chance(c.zeros)) input = 0.0f;
     }
     c.gradient = random.Floats(c.batch * c.active);
-    CHECK_OK(GroupByNeuron(c.view(), c.units, {}, &c.groups));
+    CHECK_OK(GroupByNeuron(c.view(), c.units, {}, SerialFor, &c.groups));
   }
   return cases;
 }
