@@ -30,20 +30,35 @@ constexpr int64_t kSmallKernel = 1 << 21;
 // For each place of the groups, its gradient and its sample.
 struct Terms {
   Terms(const ActiveIds& ids, const NeuronSamples& groups,
-        const float* gradient) {
-    const auto active = static_cast<uint32_t>(ids.active);
-    scales.reserve(groups.places.size());
-    samples.reserve(groups.places.size());
-    for (int32_t place : groups.places) {
-      scales.push_back(gradient[place]);
-      // Of 32 bits: twice as quick as a division of 64.
-      samples.push_back(
-          static_cast<int32_t>(static_cast<uint32_t>(place) / active));
-    }
+        const float* gradient, const ParallelFor& parallel_for)
+      : count(static_cast<int64_t>(groups.places.size())),
+        scales(new float[count]),
+        samples(new int32_t[count]) {
+    const SampleOfPlace sample_of(ids.active);
+    parallel_for(count, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        scales[i] = gradient[groups.places[i]];
+        samples[i] = sample_of(groups.places[i]);
+      }
+    });
   }
 
-  std::vector<float> scales;
-  std::vector<int32_t> samples;
+  // One for each sample, `stride` apart from `first` on.
+  std::unique_ptr<float* []> Rows(float* first, int64_t stride,
+                                  const ParallelFor& parallel_for) const {
+    std::unique_ptr<float*[]> rows(new float*[count]);
+    parallel_for(count, 2, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        rows[i] = first + samples[i] * stride;
+      }
+    });
+    return rows;
+  }
+
+  const int64_t count;
+  // Not vectors, which would be cleared first.
+  const std::unique_ptr<float[]> scales;
+  const std::unique_ptr<int32_t[]> samples;
 };
 
 // A matrix [batch, columns] cut into slabs of columns, one after the other, and
@@ -75,13 +90,10 @@ class Slabs {
   int64_t Begin(int64_t slab) const { return slab * width_; }
   // Of a row, from its place in the first slab to that in another.
   int64_t Offset(int64_t slab) const { return slab * batch_ * width_; }
-  // The rows of `samples`, in the first slab.
-  std::vector<float*> Rows(const std::vector<int32_t>& samples) {
-    std::vector<float*> rows(samples.size());
-    for (size_t i = 0; i < rows.size(); ++i) {
-      rows[i] = first_ + samples[i] * width_;
-    }
-    return rows;
+  // The rows of the terms' samples, in the first slab.
+  std::unique_ptr<float* []> Rows(const Terms& terms,
+                                  const ParallelFor& parallel_for) {
+    return terms.Rows(first_, width_, parallel_for);
   }
 
   void Clear(int64_t slab) {
@@ -118,11 +130,11 @@ void GradInputOfSmallKernel(const ActiveIds& ids, const Terms& terms,
                             float* input_gradient) {
   // The terms by sample, in the order of the neurons.
   std::vector<int64_t> ends(ids.batch + 1, 0);
-  for (int32_t sample : terms.samples) ++ends[sample + 1];
+  for (int64_t i = 0; i < terms.count; ++i) ++ends[terms.samples[i] + 1];
   for (int64_t b = 0; b < ids.batch; ++b) ends[b + 1] += ends[b];
   std::vector<int64_t> next(ends.begin(), ends.end());
-  std::vector<const float*> rows(terms.samples.size());
-  std::vector<float> scales(terms.samples.size());
+  std::vector<const float*> rows(terms.count);
+  std::vector<float> scales(terms.count);
   for (size_t g = 0; g < groups.neurons.size(); ++g) {
     for (int64_t i = groups.starts[g]; i < groups.starts[g + 1]; ++i) {
       const int64_t place = next[terms.samples[i]]++;
@@ -156,9 +168,9 @@ void SparseRow(const NeuronSamples& groups, const Terms& terms,
 // A slab of the gradients of the neurons [first, last), `rows` being those of
 // `first` and of the ones behind it, `samples` the inputs of the terms.
 void AddSlab(const NeuronSamples& groups, const Terms& terms,
-             const Slabs& inputs, const std::vector<float*>& samples,
-             int64_t slab, int64_t first, int64_t last,
-             const VectorKernels& vector_kernels, float* rows) {
+             const Slabs& inputs, const float* const* samples, int64_t slab,
+             int64_t first, int64_t last, const VectorKernels& vector_kernels,
+             float* rows) {
   const int64_t width = inputs.Width(slab);
   const auto row_of = [&](int64_t g) {
     return rows + (g - first) * inputs.columns() + inputs.Begin(slab);
@@ -176,8 +188,8 @@ void AddSlab(const NeuronSamples& groups, const Terms& terms,
 // so many neurons at a time, so that there is work for several threads where a
 // slab holds all columns.
 void DenseRows(const NeuronSamples& groups, const Terms& terms,
-               const Slabs& inputs, const std::vector<float*>& samples,
-               int64_t first, int64_t last, const ParallelFor& parallel_for,
+               const Slabs& inputs, const float* const* samples, int64_t first,
+               int64_t last, const ParallelFor& parallel_for,
                const VectorKernels& vector_kernels, float* rows) {
   const int64_t parts = (last - first + kNeuronsAtOnce - 1) / kNeuronsAtOnce;
   const int64_t places = groups.starts[last] - groups.starts[first];
@@ -201,7 +213,7 @@ void ActiveMatmulGradInputAt(const ActiveIds& ids, const NeuronSamples& groups,
                              const ParallelFor& parallel_for,
                              const VectorKernels& vector_kernels,
                              float* input_gradient) {
-  const Terms terms(ids, groups, gradient);
+  const Terms terms(ids, groups, gradient, parallel_for);
   const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
   const int64_t parts = (ids.batch + kSamplesAtOnce - 1) / kSamplesAtOnce;
   parallel_for(
@@ -217,7 +229,7 @@ void ActiveMatmulGradInputAt(const ActiveIds& ids, const NeuronSamples& groups,
         std::vector<float> sums((end - begin) * any, 0.0f);
         for (int64_t g = 0; g < neurons; ++g) {
           const float* row = kernel + groups.neurons[g] * input_dim;
-          const auto sample = terms.samples.begin();
+          const int32_t* sample = terms.samples.get();
           int64_t i = std::lower_bound(sample + groups.starts[g],
                                        sample + groups.starts[g + 1], begin) -
                       sample;
@@ -246,7 +258,7 @@ void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
                            int64_t input_dim, const ParallelFor& parallel_for,
                            const VectorKernels& vector_kernels,
                            float* input_gradient) {
-  const Terms terms(ids, groups, gradient);
+  const Terms terms(ids, groups, gradient, parallel_for);
   const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
   const int64_t places = static_cast<int64_t>(groups.places.size());
   if (neurons * input_dim <= kSmallKernel) {
@@ -255,7 +267,7 @@ void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
     return;
   }
   Slabs sums(ids.batch, input_dim);
-  const std::vector<float*> targets = sums.Rows(terms.samples);
+  const auto targets = sums.Rows(terms, parallel_for);
   parallel_for(
       sums.count(), (places + ids.batch + 1) * (sums.Width(0) / 8),
       [&](int64_t begin, int64_t end) {
@@ -297,7 +309,7 @@ void ActiveMatmulGradKernel(const ActiveIds& ids, const NeuronSamples& groups,
                             float* kernel_gradient) {
   const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
   if (neurons == 0) return;
-  const Terms terms(ids, groups, gradient);
+  const Terms terms(ids, groups, gradient, parallel_for);
   const int64_t places = static_cast<int64_t>(groups.places.size());
   const SparseInputs sparse(inputs, ids.batch, input_dim, parallel_for);
   if (sparse.AllAreSparse()) {
@@ -314,8 +326,8 @@ void ActiveMatmulGradKernel(const ActiveIds& ids, const NeuronSamples& groups,
   }
   Slabs slabs(ids.batch, input_dim);
   slabs.Load(inputs, parallel_for);
-  DenseRows(groups, terms, slabs, slabs.Rows(terms.samples), 0, neurons,
-            parallel_for, vector_kernels, kernel_gradient);
+  DenseRows(groups, terms, slabs, slabs.Rows(terms, parallel_for).get(), 0,
+            neurons, parallel_for, vector_kernels, kernel_gradient);
 }
 
 void ActiveMatmulGradKernelRows(
@@ -324,7 +336,7 @@ void ActiveMatmulGradKernelRows(
     const VectorKernels& vector_kernels, const UseRows& use) {
   const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
   if (neurons == 0) return;
-  const Terms terms(ids, groups, gradient);
+  const Terms terms(ids, groups, gradient, parallel_for);
   const int64_t places = static_cast<int64_t>(groups.places.size());
   const SparseInputs sparse(inputs, ids.batch, input_dim, parallel_for);
   if (sparse.AllAreSparse()) {
@@ -340,7 +352,7 @@ void ActiveMatmulGradKernelRows(
   }
   Slabs slabs(ids.batch, input_dim);
   slabs.Load(inputs, parallel_for);
-  const std::vector<float*> samples = slabs.Rows(terms.samples);
+  const auto samples = slabs.Rows(terms, parallel_for);
   // So many neurons at a time that their rows stay in the second-level cache.
   // All samples are read for each such part.
   const int64_t at_once =
@@ -355,7 +367,7 @@ void ActiveMatmulGradKernelRows(
         new float[std::min(block, neurons) * input_dim]);
     for (int64_t first = 0; first < neurons; first += block) {
       const int64_t last = std::min(first + block, neurons);
-      DenseRows(groups, terms, slabs, samples, first, last, parallel_for,
+      DenseRows(groups, terms, slabs, samples.get(), first, last, parallel_for,
                 vector_kernels, rows.get());
       parallel_for(last - first, input_dim, [&](int64_t begin, int64_t end) {
         use(first + begin, first + end, rows.get() + begin * input_dim);
@@ -370,8 +382,8 @@ void ActiveMatmulGradKernelRows(
                    const int64_t first = part * at_once;
                    const int64_t last = std::min(first + at_once, neurons);
                    for (int64_t slab = 0; slab < slabs.count(); ++slab) {
-                     AddSlab(groups, terms, slabs, samples, slab, first, last,
-                             vector_kernels, rows.data());
+                     AddSlab(groups, terms, slabs, samples.get(), slab, first,
+                             last, vector_kernels, rows.data());
                    }
                    use(first, last, rows.data());
                  }

@@ -28,9 +28,11 @@ constexpr int64_t kHeldInCaches = 1 << 22;
 constexpr int64_t kMaxTile = VectorKernels::kMaxTileRows;
 
 // Rows of at most this many elements are read again for each sample where they
-// come from the caches, or where few samples share a neuron: to bring a
-// neuron's samples together takes longer.
+// come from the caches, or for few samples: to bring a neuron's samples
+// together takes longer. Nor does it pay to find out which neurons share most
+// of theirs.
 constexpr int64_t kShortRow = 128;
+constexpr int64_t kFewSamples = 16;
 
 // Rows that are multiplied together, sample by sample.
 constexpr int64_t kRowsAtOnce = 8;
@@ -47,11 +49,12 @@ struct Products {
   const float* bias;
   const VectorKernels& vector_kernels;
   float* values;
+  const SampleOfPlace sample_of{ids.active};
 
   const T* Row(int64_t group) const {
     return kernel + groups.neurons[group] * input_dim;
   }
-  int64_t Sample(int32_t place) const { return place / ids.active; }
+  int64_t Sample(int32_t place) const { return sample_of(place); }
   const float* Input(int64_t sample) const {
     return inputs + sample * input_dim;
   }
@@ -235,7 +238,7 @@ bool MultipliesBySample(const ActiveIds& ids, int64_t units, int64_t input_dim,
                         int64_t element_bytes) {
   return input_dim <= kShortRow &&
          (units * input_dim * element_bytes <= kHeldInCaches ||
-          ids.batch * ids.active < units);
+          ids.batch < kFewSamples);
 }
 
 template <typename T>
@@ -309,25 +312,27 @@ void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
     return;
   }
   const int64_t tiles = static_cast<int64_t>(groups.tiles.size()) - 1;
-  parallel_for(
-      tiles, (1 + places / tiles) * (input_dim / 16 + 16),
-      [&](int64_t begin, int64_t end) {
-        SharedSamples<T> shared;
-        for (int64_t tile = begin; tile < end; ++tile) {
-          const int64_t first = groups.tiles[tile];
-          const int64_t last = groups.tiles[tile + 1];
-          if (tile + 1 < end) {
-            for (int64_t g = last; g < groups.tiles[tile + 2]; ++g) {
-              Prefetch(products.Row(g), input_dim);
-            }
-          }
-          if (last - first > 1 && shared.Merge(products, first, last)) {
-            shared.Multiply(products, first);
-          } else {
-            for (int64_t g = first; g < last; ++g) MultiplyOne(products, g);
-          }
-        }
-      });
+  const bool short_rows = input_dim <= kShortRow;
+  parallel_for(tiles, (1 + places / tiles) * (input_dim / 16 + 16),
+               [&](int64_t begin, int64_t end) {
+                 SharedSamples<T> shared;
+                 for (int64_t tile = begin; tile < end; ++tile) {
+                   const int64_t first = groups.tiles[tile];
+                   const int64_t last = groups.tiles[tile + 1];
+                   if (tile + 1 < end) {
+                     for (int64_t g = last; g < groups.tiles[tile + 2]; ++g) {
+                       Prefetch(products.Row(g), input_dim);
+                     }
+                   }
+                   if (!short_rows && last - first > 1 &&
+                       shared.Merge(products, first, last)) {
+                     shared.Multiply(products, first);
+                   } else {
+                     for (int64_t g = first; g < last; ++g)
+                       MultiplyOne(products, g);
+                   }
+                 }
+               });
 }
 
 #define INSTANTIATE(T)                                                         \

@@ -1,6 +1,7 @@
 #ifndef CUSTOM_OPS_CORE_NEURON_SAMPLES_H_
 #define CUSTOM_OPS_CORE_NEURON_SAMPLES_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -14,6 +15,27 @@ struct ActiveIds {
   const int32_t* ids;  // [batch, active]; kNoId marks an unused place
   int64_t batch;
   int64_t active;
+};
+
+// The sample of a place in `ids`, quicker than by a division.
+class SampleOfPlace {
+ public:
+  // active: at least 1, or there are no places.
+  explicit SampleOfPlace(int64_t active) {
+    while (shift_ < 62 && int64_t{1} << (shift_ - 31) < active) ++shift_;
+    inverse_ = ((uint64_t{1} << shift_) - 1) / std::max<int64_t>(active, 1) + 1;
+  }
+  // For places below 2^31 exact: `inverse` is too large by less than one part
+  // in 2^31 of it (Granlund & Montgomery 1994, "Division by Invariant Integers
+  // using Multiplication", theorem 4.2).
+  int32_t operator()(int32_t place) const {
+    return static_cast<int32_t>(static_cast<uint64_t>(place) * inverse_ >>
+                                shift_);
+  }
+
+ private:
+  int shift_ = 31;
+  uint64_t inverse_;
 };
 
 // A hint which neurons are likely to be chosen by the same samples: those with

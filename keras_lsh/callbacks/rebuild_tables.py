@@ -31,9 +31,10 @@ class RebuildTables(keras.callbacks.Callback):
 
     In a layer of 20,000 units or more, most of these rebuilds hash only the neurons
     whose weights have changed since the last one, by the hash functions as they are
-    (`layer.rebuild_tables(moved_only=True)`). Every eighth, and the first after each
-    doubling of the number of steps, is of all neurons, and lets the functions follow
-    the inputs; with `drift` all are.
+    (`layer.rebuild_tables(moved_only=True)`). Every eighth, the first after each
+    doubling of the number of steps, and the last are of all neurons, and let the
+    functions follow the inputs; with `drift` all are. A callback that is given to
+    several calls of `fit` counts on from one to the next.
 
     With `drift`, each layer is rebuilt when its own weights call for it: every `every`
     steps, a sample of a layer's neurons (others each time, at most 256, all if there
@@ -102,6 +103,7 @@ class RebuildTables(keras.callbacks.Callback):
         self.growth = float(growth)
         self.drift = None if drift is None else float(drift)
         self._layers: list[LSHDense] = []
+        self._last_full = self._since_full = 0
         self._rebuilds: list[int] = []  # of each layer
 
     @property
@@ -120,6 +122,9 @@ class RebuildTables(keras.callbacks.Callback):
         if layers != self._layers:
             self._layers = layers
             self._trace(layers)
+            self._last_full = self._since_full = 0
+        if self._iterations() < self._last_full:  # a new optimizer
+            self._last_full = self._since_full = 0
         self._interval = float(self.every)
         self._rebuilds = [0] * len(layers)
         self._codes_changed = np.zeros(len(layers))
@@ -127,7 +132,6 @@ class RebuildTables(keras.callbacks.Callback):
         self._epoch_ms: list[float] = []
         self._epoch_drift: list[float] = []
         self._last_rebuild = [0] * len(layers)
-        self._last_full = self._since_full = 0
         # Weights that were loaded or set since the tables were built have moved.
         self._rebuild([True] * len(layers), moved_only=True)
 
@@ -165,7 +169,10 @@ class RebuildTables(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         step = self._iterations()
-        self._rebuild([step > last for last in self._last_rebuild])
+        due = [step > last for last in self._last_rebuild]
+        self._rebuild(due)
+        if any(due):
+            self._last_full, self._since_full = step, 0
 
     def __deepcopy__(self, memo: Any) -> "RebuildTables":
         """A callback of the same settings, without the training in progress."""

@@ -8,15 +8,21 @@ import tensorflow as tf
 from keras_lsh._arguments import check_argument, is_finite
 from keras_lsh.labels import as_ids
 from keras_lsh.ops._checks import checked, require_same_batch
-from keras_lsh.sparse_logits import contained, drawn_of, to_active
+from keras_lsh.sparse_logits import contained, drawn_of, places_of, to_active
 
 
 class _Active(NamedTuple):
-    """The active classes of a batch. "Unused" are the places of short rows."""
+    """The active classes of a batch. "Unused" are the places of short rows.
 
-    logits: tf.Tensor  # [batch, active], 0 if unused
+    Whoever computes a loss takes what it needs; a graph leaves out the rest.
+    """
+
+    logits: tf.Tensor  # [batch, active], anything if unused
+    used: tf.Tensor  # bool [batch, active]
     is_label: tf.Tensor  # bool [batch, active]
     counts: tf.Tensor  # [batch, active], classes that each stands for; 0 if unused
+    of_labels: tf.Tensor  # [batch, any], logits of the active labels; 0 in other places
+    found: tf.Tensor  # bool [batch, any], which places of `of_labels` are of labels
     labels: tf.Tensor  # [batch], number of labels
     missing: tf.Tensor  # [batch], number of labels that are not active
     lowest: tf.Tensor  # [batch], the smallest logit, 0 without active classes
@@ -107,15 +113,17 @@ class _ActiveLoss(keras.losses.Loss):
             values = self._as_logits(values)
         used = ids >= 0
         has_active = tf.reduce_any(used, axis=-1)
-        lowest = tf.reduce_min(
-            tf.where(used, values, tf.constant(float("inf"), values.dtype)), axis=-1
-        )
+        places, found = places_of(ids, labels)
+        found = tf.logical_and(found, labels >= 0)
+        # One place more, so that there is one where there are no active classes.
+        of_labels = tf.gather(tf.pad(values, [[0, 0], [0, 1]]), places, batch_dims=1)
         is_label = contained(ids, labels)
 
         def number(x: tf.Tensor) -> tf.Tensor:
             return tf.reduce_sum(tf.cast(x, values.dtype), axis=-1)
 
-        num_labels, found = number(labels >= 0), number(is_label)
+        num_labels, num_found = number(labels >= 0), number(found)
+        missing = num_labels - num_found
         counts = tf.cast(used, values.dtype)
         if self.log_q == "uniform":
             drawn = drawn_of(y_pred)
@@ -124,17 +132,30 @@ class _ActiveLoss(keras.losses.Loss):
             drawn = tf.logical_and(drawn, tf.logical_not(is_label))
             number_drawn = number(drawn)
             classes = tf.cast(y_pred.dense_shape[1], values.dtype)
-            certain = number(used) - number_drawn + num_labels - found
+            certain = number(used) - number_drawn + missing
             stands_for = (classes - certain) / tf.maximum(number_drawn, 1)
             counts *= tf.where(drawn, stands_for[:, tf.newaxis], 1.0)
+
+        def least_used() -> tf.Tensor:
+            infinity = tf.constant(float("inf"), values.dtype)
+            lowest = tf.reduce_min(tf.where(used, values, infinity), axis=-1)
+            return tf.where(has_active, lowest, 0.0)
+
+        # While training, as a rule, no label is missing, and it need not be known. It
+        # is a stand-in: to learn from it would teach another class.
+        lowest = tf.cond(
+            tf.reduce_any(missing > 0), least_used, lambda: tf.zeros_like(missing)
+        )
         return _Active(
-            logits=tf.where(used, values, 0.0),
+            logits=values,
+            used=used,
             is_label=is_label,
             counts=counts,
+            of_labels=tf.where(found, of_labels, 0.0),
+            found=found,
             labels=num_labels,
-            missing=num_labels - found,
-            # It is a stand-in: to learn from it would teach another class.
-            lowest=tf.stop_gradient(tf.where(has_active, lowest, 0.0)),
+            missing=missing,
+            lowest=tf.stop_gradient(lowest),
             has_active=has_active,
         )
 
@@ -238,22 +259,26 @@ class ActiveSoftmaxCrossentropy(_ActiveLoss):
                 ],
             ),
         )
-        used = active.counts > 0
         least = tf.constant(-float("inf"), active.logits.dtype)
-        largest = tf.reduce_max(tf.where(used, active.logits, least), axis=-1)
+        logits = tf.where(active.used, active.logits, least)
         # The loss is that of logits less any constant; with this one, exp is safe.
+        largest = tf.reduce_max(logits, axis=-1)
         largest = tf.stop_gradient(tf.where(active.has_active, largest, 0.0))
-        logits = tf.where(used, active.logits - largest[:, tf.newaxis], 0.0)
+        terms = tf.exp(logits - largest[:, tf.newaxis])
+        if self.log_q is not None:
+            terms *= active.counts
         lowest = active.lowest - largest
-        total = tf.reduce_sum(active.counts * tf.exp(logits), axis=-1)
-        total += active.missing * tf.exp(lowest)
+        total = tf.reduce_sum(terms, axis=-1) + active.missing * tf.exp(lowest)
         total = tf.where(active.has_active, total, tf.cast(units, total.dtype))
 
         missing = active.missing * lowest
-        of_labels = tf.reduce_sum(tf.where(active.is_label, logits, 0.0), axis=-1)
+        of_labels = active.of_labels - largest[:, tf.newaxis]
+        of_labels = tf.reduce_sum(tf.where(active.found, of_labels, 0.0), axis=-1)
         target = (of_labels + missing) / num_labels
         if self.label_smoothing:
-            of_all = tf.reduce_sum(active.counts * logits, axis=-1) + missing
+            logits = active.logits - largest[:, tf.newaxis]
+            of_all = active.counts * tf.where(active.used, logits, 0.0)
+            of_all = tf.reduce_sum(of_all, axis=-1) + missing
             number = tf.reduce_sum(active.counts, axis=-1) + active.missing
             target += self.label_smoothing * (of_all / number - target)
         return tf.math.log(total) - target
@@ -341,7 +366,8 @@ class ActiveSigmoidCrossentropy(_ActiveLoss):
         smoothing = self.label_smoothing / 2
         yes = tf.constant(1 - smoothing, active.logits.dtype)
         targets = tf.where(active.is_label, yes, smoothing)
-        terms = tf.nn.sigmoid_cross_entropy_with_logits(targets, active.logits)
+        logits = tf.where(active.used, active.logits, 0.0)
+        terms = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
         of_missing = tf.nn.sigmoid_cross_entropy_with_logits(
             tf.fill(tf.shape(active.lowest), yes), active.lowest
         )

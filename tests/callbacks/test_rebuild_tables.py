@@ -104,8 +104,26 @@ def test_intervals_go_on_over_epochs():
     ],
 )
 def test_which_rebuilds_are_of_all_neurons(arguments, full):
-    model, noted = make_model(), []
+    model = make_model()
     callback = keras_lsh.RebuildTables(**arguments)
+    noted = note_full_rebuilds(model, callback)
+    fit(model, [callback], steps=60)
+    assert noted[: len(full)] == full
+    assert noted[len(full) :] in ([], [60])  # when training ends
+
+
+def test_of_all_neurons_no_more_often_where_fit_is_called_again():
+    model = make_model()
+    callback = keras_lsh.RebuildTables(every=2)
+    noted = note_full_rebuilds(model, callback)
+    for _ in range(3):
+        fit(model, [callback], steps=20)
+    assert noted == [1, 2, 4, 8, 16, 32, 48]  # as in one call of 60 steps
+
+
+def note_full_rebuilds(model, callback):
+    """A list of the steps after which all neurons are hashed, as they come."""
+    noted = []
     rebuild = callback._rebuild
 
     def note(due, moved_only=False):
@@ -114,9 +132,7 @@ def test_which_rebuilds_are_of_all_neurons(arguments, full):
         rebuild(due, moved_only)
 
     callback._rebuild = note
-    fit(model, [callback], steps=60)
-    assert noted[: len(full)] == full
-    assert noted[len(full) :] in ([], [60])  # when training ends
+    return noted
 
 
 def test_tables_are_right_when_training_ends():

@@ -455,16 +455,16 @@ TEST(ASampleDoesNotDependOnTheOthers) {
 }
 
 TEST(WhatIsMultipliedBySample) {
-  const auto by_sample = [](int64_t places, int64_t units, int64_t input_dim) {
-    return MultipliesBySample({nullptr, 1, places}, units, input_dim, 4);
+  const auto by_sample = [](int64_t batch, int64_t units, int64_t input_dim) {
+    return MultipliesBySample({nullptr, batch, 1000}, units, input_dim, 4);
   };
-  CHECK(by_sample(20000, 8192, 128));   // in the caches
-  CHECK(!by_sample(20000, 8193, 128));  // samples share neurons
-  CHECK(by_sample(20000, 20001, 128));  // and do not
-  CHECK(!by_sample(1, 1, 129));         // long rows
+  CHECK(by_sample(16, 8192, 128));   // in the caches
+  CHECK(!by_sample(16, 8193, 128));  // samples may share neurons
+  CHECK(by_sample(15, 8193, 128));   // few of them
+  CHECK(!by_sample(1, 1, 129));      // long rows
   // Of two bytes an element twice as many are in the caches.
-  CHECK(MultipliesBySample({nullptr, 1, 40000}, 16384, 128, 2));
-  CHECK(!MultipliesBySample({nullptr, 1, 40000}, 16385, 128, 2));
+  CHECK(MultipliesBySample({nullptr, 16, 1000}, 16384, 128, 2));
+  CHECK(!MultipliesBySample({nullptr, 16, 1000}, 16385, 128, 2));
 }
 
 TEST(WhatIsSparse) {
