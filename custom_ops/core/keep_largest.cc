@@ -1,12 +1,11 @@
 #include "custom_ops/core/keep_largest.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
 #include "custom_ops/core/active_set.h"
+#include "custom_ops/core/ranking_key.h"
 
 namespace keras_lsh {
 namespace {
@@ -15,24 +14,6 @@ constexpr int32_t kUnused = std::numeric_limits<int32_t>::min();
 constexpr int32_t kLargest = std::numeric_limits<int32_t>::max();
 constexpr int32_t kForced = kLargest;
 constexpr int kValueHalvings = 16;
-
-// A number that is ordered as the values are, NaN being the largest, above
-// kUnused and below kForced.
-int32_t RankingKey(float value) {
-  int32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  const int32_t order =  // -0 becomes 0
-      bits < 0 ? kUnused - bits : bits;
-  return std::isnan(value) ? kForced - 1 : order;
-}
-
-// The value that a key stands for.
-float RankedValue(int32_t key) {
-  const int32_t bits = key < 0 ? kUnused - key : key;
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
 
 // Which keys are among the `keep` largest: those of at least `key`, but of
 // those equal to `key` only the ones with an id of at most `id`.

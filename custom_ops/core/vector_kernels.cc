@@ -3,6 +3,7 @@
 // on the processor.
 #include "custom_ops/core/vector_kernels.h"
 
+#include <algorithm>
 #include <cmath>
 
 #if defined(__x86_64__)
@@ -112,6 +113,30 @@ KLSH_TARGET static inline void MultiplySquare(const T* const* rows,
       sums[r][i] = Fma(row[r], vector, sums[r][i]);
     }
   }
+}
+
+// The scores of n neurons of a block, from `first` on; which of them are not
+// less than `limit`.
+static inline uint32_t ScoreBlock(const SketchScan& scan, int64_t first, int n,
+                                  float limit, float* scores) {
+  const uint8_t* codes = scan.codes + first * scan.groups / 2;
+  int32_t sums[kSketchBlock] = {};
+  for (int64_t g = 0; g < scan.groups; ++g) {
+    const uint8_t* table = scan.tables + 16 * g;
+    for (int i = 0; i < 16; ++i) {
+      sums[i] += table[codes[16 * g + i] & 15];
+      sums[i + 16] += table[codes[16 * g + i] >> 4];
+    }
+  }
+  uint32_t chosen = 0;
+  for (int i = 0; i < n; ++i) {
+    const float product =
+        scan.step * static_cast<float>(2 * sums[i] - scan.base);
+    const float bias = scan.bias == nullptr ? 0.0f : scan.bias[first + i];
+    scores[i] = scan.scales[first + i] * product + bias;
+    chosen |= uint32_t{!(scores[i] < limit)} << i;
+  }
+  return chosen;
 }
 
 #include "custom_ops/core/vector_kernels_body.inc"
@@ -277,6 +302,96 @@ KLSH_TARGET static inline void MultiplySquare(const T* const* rows,
   }
 }
 
+KLSH_TARGET static inline __m256i LoadBytes(const uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+// table[nibble] for the lower nibbles of bytes; of 16 bytes and a table each.
+KLSH_TARGET static inline __m256i LookUp(__m256i table, __m256i bytes) {
+  return _mm256_shuffle_epi8(table,
+                             _mm256_and_si256(bytes, _mm256_set1_epi8(15)));
+}
+// Adds to 16 sums what was added up as 16-bit numbers: the bytes of even and
+// odd places together, and those of odd places. The halves are of other groups.
+KLSH_TARGET static inline void AddSums(__m256i all, __m256i odd, __m256i* low,
+                                       __m256i* high) {
+  const __m256i even =  // modulo 2^16, but they are less
+      _mm256_sub_epi16(all, _mm256_slli_epi16(odd, 8));
+  const __m128i e = _mm_add_epi16(_mm256_castsi256_si128(even),
+                                  _mm256_extracti128_si256(even, 1));
+  const __m128i o = _mm_add_epi16(_mm256_castsi256_si128(odd),
+                                  _mm256_extracti128_si256(odd, 1));
+  *low =
+      _mm256_add_epi32(*low, _mm256_cvtepu16_epi32(_mm_unpacklo_epi16(e, o)));
+  *high =
+      _mm256_add_epi32(*high, _mm256_cvtepu16_epi32(_mm_unpackhi_epi16(e, o)));
+}
+// The sums of 32 neurons, as `groups` nibbles say what to add. A register holds
+// the 16 bytes of two groups, and the tables of these: one shuffle looks up 32
+// numbers. Two of them fit a byte, those of 512 groups 16 bits.
+KLSH_TARGET static inline void BlockSums(const uint8_t* codes,
+                                         const uint8_t* tables, int64_t groups,
+                                         __m256i (&sums)[4]) {
+  constexpr int64_t kGroupsAtOnce = 512;
+  for (__m256i& sum : sums) sum = _mm256_setzero_si256();
+  while (groups > 0) {
+    const int64_t end = groups < kGroupsAtOnce ? groups : kGroupsAtOnce;
+    __m256i all_low = _mm256_setzero_si256(), all_high = all_low;
+    __m256i odd_low = all_low, odd_high = all_low;
+    for (int64_t g = 0; g < end; g += 4) {
+      const __m256i a = LoadBytes(codes + 16 * g);
+      const __m256i b = LoadBytes(codes + 16 * g + 32);
+      const __m256i of_a = LoadBytes(tables + 16 * g);
+      const __m256i of_b = LoadBytes(tables + 16 * g + 32);
+      const __m256i low = _mm256_add_epi8(LookUp(of_a, a), LookUp(of_b, b));
+      all_low = _mm256_add_epi16(all_low, low);
+      odd_low = _mm256_add_epi16(odd_low, _mm256_srli_epi16(low, 8));
+      const __m256i high =
+          _mm256_add_epi8(LookUp(of_a, _mm256_srli_epi16(a, 4)),
+                          LookUp(of_b, _mm256_srli_epi16(b, 4)));
+      all_high = _mm256_add_epi16(all_high, high);
+      odd_high = _mm256_add_epi16(odd_high, _mm256_srli_epi16(high, 8));
+    }
+    AddSums(all_low, odd_low, &sums[0], &sums[1]);
+    AddSums(all_high, odd_high, &sums[2], &sums[3]);
+    codes += 16 * end;
+    tables += 16 * end;
+    groups -= end;
+  }
+}
+KLSH_TARGET static inline uint32_t ScoreBlock(const SketchScan& scan,
+                                              int64_t first, int n, float limit,
+                                              float* scores) {
+  __m256i sums[4];
+  BlockSums(scan.codes + first * scan.groups / 2, scan.tables, scan.groups,
+            sums);
+  uint32_t chosen = 0;
+  for (int i = 0; 8 * i < n; ++i) {
+    const int64_t j = first + 8 * i;
+    const int rest = n - 8 * i;
+    __m256 scale, bias = _mm256_setzero_ps();
+    if (rest >= 8) {
+      scale = _mm256_loadu_ps(scan.scales + j);
+      if (scan.bias != nullptr) bias = _mm256_loadu_ps(scan.bias + j);
+    } else {
+      scale = _mm256_maskload_ps(scan.scales + j, Mask(rest));
+      if (scan.bias != nullptr) {
+        bias = _mm256_maskload_ps(scan.bias + j, Mask(rest));
+      }
+    }
+    const __m256i twice = _mm256_slli_epi32(sums[i], 1);
+    const __m256i product =
+        _mm256_sub_epi32(twice, _mm256_set1_epi32(scan.base));
+    const __m256 value =
+        _mm256_mul_ps(_mm256_set1_ps(scan.step), _mm256_cvtepi32_ps(product));
+    const __m256 score = _mm256_add_ps(_mm256_mul_ps(scale, value), bias);
+    _mm256_storeu_ps(scores + 8 * i, score);
+    const __m256 is_chosen =
+        _mm256_cmp_ps(score, _mm256_set1_ps(limit), _CMP_NLT_UQ);
+    chosen |= static_cast<uint32_t>(_mm256_movemask_ps(is_chosen)) << 8 * i;
+  }
+  return n == kSketchBlock ? chosen : chosen & ((1u << n) - 1);
+}
+
 #include "custom_ops/core/vector_kernels_body.inc"
 #undef KLSH_TARGET
 
@@ -364,6 +479,13 @@ KLSH_TARGET static inline void MultiplySquare(const T* const* rows,
       sums[r][i] = Fma(row[r], vector, sums[r][i]);
     }
   }
+}
+
+// AVX-512F has no shuffle of bytes.
+KLSH_TARGET static inline uint32_t ScoreBlock(const SketchScan& scan,
+                                              int64_t first, int n, float limit,
+                                              float* scores) {
+  return avx2::ScoreBlock(scan, first, n, limit, scores);
 }
 
 #include "custom_ops/core/vector_kernels_body.inc"

@@ -55,6 +55,22 @@ struct RowProducts {
                       int64_t count, float* out);
 };
 
+// Neurons as sign_sketch.h packs them, and how a query scores them: neuron n by
+//   scales[n] * (step * (2 * s - base)) + bias[n],
+// in floats and this order, with s the sum over the groups g of
+// tables[16 * g + its nibble in g].
+struct SketchScan {
+  const uint8_t* codes;  // [ceil(units / kSketchBlock), groups, 16]
+  const float* scales;   // [units]
+  const float* bias;     // [units] or null: 0
+  int64_t units;
+  int64_t groups;         // a multiple of 4, less than 2^20
+  const uint8_t* tables;  // [groups, 16], at most 127
+  float step;
+  int32_t base;
+};
+constexpr int64_t kSketchBlock = 32;
+
 // The inner loops. All levels give the same bits: sums run over 16 lanes
 // (element j goes to lane j mod 16) with fused multiply-add, and the lanes are
 // added as a tree (i and i + 8, then + 4, + 2, + 1). The scalar level calls
@@ -118,6 +134,12 @@ struct VectorKernels {
   // 65536 for the largest, truncated; 1 for what is no number and if all are
   // equal.
   void (*weigh)(const float* values, int64_t n, int32_t* weights);
+
+  // The neurons whose score is not less than `limit` (so those of NaN, too),
+  // ascending, and their scores: written to `found` and `scores`, which have
+  // room for all; returns their number.
+  int64_t (*scan_sketch)(const SketchScan& scan, float limit, int32_t* found,
+                         float* scores);
 
   // One Adam step on n elements, in place.
   void (*adam_row)(const AdamRowStep& step, const float* gradient, int64_t n,

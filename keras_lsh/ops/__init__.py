@@ -47,10 +47,13 @@ __all__ = [
     "probe_sequence",
     "rank_cells",
     "reference_ops",
+    "rotate",
     "row_adam",
     "row_digests",
     "scatter_active",
     "select_active",
+    "select_by_sketch",
+    "sign_sketch",
     "simd_level",
     "sparse_matmul",
     "subtract_by_rows",
@@ -84,6 +87,9 @@ nearest_cells = _dispatch("nearest_cells")
 cell_worth = _dispatch("cell_worth")
 rank_cells = _dispatch("rank_cells")
 observe_inputs = _dispatch("observe_inputs")
+rotate = _dispatch("rotate")
+sign_sketch = _dispatch("sign_sketch")
+select_by_sketch = _dispatch("select_by_sketch")
 scatter_active = _dispatch("scatter_active")
 sparse_matmul = _dispatch("sparse_matmul")
 subtract_rows = _dispatch("subtract_rows")

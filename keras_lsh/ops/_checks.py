@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 MAX_INT32 = 2**31 - 1
+MAX_FEATURES = 2**20  # of a sketch
 
 _local = threading.local()
 
@@ -161,6 +162,51 @@ def cell_queries(
     width = None if rank is None else rank + 1
     require_shape("centroids", centroids, [None, width], directions)
     return [inputs, center, basis, scales, centroids]
+
+
+def rotation(name: str, vectors: tf.Tensor, signs: Any) -> tf.Tensor:
+    """The signs that `rotate` and `sign_sketch` receive, checked."""
+    signs = as_tensor("signs", signs, tf.float32, 2)
+    features, dim = signs.shape[1], vectors.shape[1]
+    expected = (
+        f"shape (3, features) with a power of two from 16 to {MAX_FEATURES} that is "
+        f"not less than {dim}, the columns of `{name}`"
+    )
+    require_shape("signs", signs, [3, None], expected)
+    if features is not None:
+        fits = 16 <= features <= MAX_FEATURES and features & (features - 1) == 0
+        require(fits and (dim or 0) <= features, "signs", expected, signs.shape)
+    return signs
+
+
+def sketch_queries(
+    rotated: Any, codes: Any, scales: Any, bias: Any, count: int
+) -> list[tf.Tensor]:
+    """What `select_by_sketch` receives, checked; no bias is one of no elements."""
+    rotated = as_tensor("rotated", rotated, tf.float32, 2)
+    codes = as_tensor("codes", codes, tf.uint8, 3)
+    scales = as_tensor("scales", scales, tf.float32, 1)
+    units, features = scales.shape[0], rotated.shape[1]
+    most = MAX_INT32 if units is None else units
+    expected = f"an integer from 1 to {most}, the neurons"
+    require_integer("count", count, 1, most, expected)
+    blocks = None if units is None else (units + 31) // 32
+    groups = codes.shape[1]
+    require_shape(
+        "codes", codes, [blocks, None, 16], f"blocks of 32 for {units} neurons"
+    )
+    if groups is not None:
+        fits = 0 < groups <= MAX_FEATURES // 4 and groups % 4 == 0
+        require(fits, "codes", "groups that are a multiple of 4", codes.shape)
+        expected = f"4 columns for each of {groups} groups"
+        require(features in (None, 4 * groups), "rotated", expected, rotated.shape)
+    if bias is None:
+        bias = np.zeros([0], "float32")
+    else:
+        bias = as_weight("bias", bias, 1)
+        expected = f"an element for each of {units} neurons"
+        require_shape("bias", bias, [units], expected)
+    return [rotated, codes, scales, tf.convert_to_tensor(bias)]
 
 
 def digit_codes(scores: tf.Tensor, probes: int, negatives: bool) -> int:

@@ -19,7 +19,9 @@ from keras_lsh.ops._checks import (
     require,
     require_integer,
     require_shape,
+    rotation,
     rows_of,
+    sketch_queries,
 )
 from keras_lsh.ops.library import library
 from keras_lsh.ops.origin import kernel_gradient, scaled, scattered_ids
@@ -170,6 +172,24 @@ def observe_inputs(
     options = {"rows": rows, "largest": largest, "window": window}
     new_mean, new_moments, new_count = _ops().lsh_observe_inputs(*tensors, **options)
     return new_mean, new_moments, new_count
+
+
+def rotate(vectors: Any, signs: Any) -> tf.Tensor:
+    vectors = as_tensor("vectors", vectors, tf.float32, 2)
+    return _ops().lsh_rotate(vectors, rotation("vectors", vectors, signs))
+
+
+def sign_sketch(kernel: Any, signs: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    kernel = as_weight("kernel", kernel, 2, *KERNEL_DTYPES)
+    codes, scales = _ops().lsh_sign_sketch(kernel, rotation("kernel", kernel, signs))
+    return codes, scales
+
+
+def select_by_sketch(
+    rotated: Any, codes: Any, scales: Any, bias: Any, count: int
+) -> tf.Tensor:
+    tensors = sketch_queries(rotated, codes, scales, bias, count)
+    return _ops().lsh_select_by_sketch(*tensors, count=count)
 
 
 def active_matmul(

@@ -35,7 +35,9 @@ from keras_lsh.ops._checks import (
     require_integer,
     require_same_batch,
     require_shape,
+    rotation,
     rows_of,
+    sketch_queries,
 )
 
 __all__ = [
@@ -48,10 +50,13 @@ __all__ = [
     "probe_digits",
     "probe_sequence",
     "rank_cells",
+    "rotate",
     "row_adam",
     "row_digests",
     "scatter_active",
     "select_active",
+    "select_by_sketch",
+    "sign_sketch",
     "sparse_matmul",
     "subtract_rows",
 ]
@@ -64,6 +69,8 @@ _MODULUS = 2**31 - 1
 _MOST_DIGIT_COST = 1e9
 _FLOAT_MAX = np.finfo(np.float32).max
 _FLOAT_MIN = np.finfo(np.float32).tiny  # the smallest that is not subnormal
+_LEAST_SKETCHED = np.float32(1e-30)
+_MOST_SKETCH_LEVEL = 31
 
 
 def matmul(a: Any, b: Any) -> tf.Tensor:
@@ -596,6 +603,162 @@ def observe_inputs(
     )
 
 
+def rotate(vectors: Any, signs: Any) -> tf.Tensor:
+    """Rotates vectors pseudo-randomly: `H D3 H D2 H D1 x / features`.
+
+    With Walsh-Hadamard matrices `H` and diagonal matrices of random signs, as
+    `keras_lsh.CrossPolytope` does. The square of a vector's length grows `features`
+    times. The sums are those of the compiled op, bit for bit.
+
+    Args:
+        vectors: float32 `[n, dim]`; zeros are added at their ends.
+        signs: float32 `[3, features]`, -1 or 1: the diagonals of `D1`, `D2` and `D3`.
+            A power of two, at least 16 and at least `dim`.
+
+    Returns:
+        float32 `[n, features]`.
+
+    Raises:
+        ValueError: If shapes or dtypes do not match.
+    """
+    vectors = as_tensor("vectors", vectors, tf.float32, 2)
+    signs = _checked_signs("vectors", vectors, signs)
+    features = signs.shape[1]
+    if features is None:
+        raise ValueError(
+            "The reference op must know how many features there are. Received: "
+            f"signs.shape={signs.shape}"
+        )
+    added = features - tf.shape(vectors)[1]
+    x = tf.pad(vectors, [[0, 0], [0, added]]) * (signs[0] / features)
+    x = _walsh_hadamard(x, features)
+    for diagonal in (1, 2):
+        x = _walsh_hadamard(x * signs[diagonal], features)
+    return tf.ensure_shape(x, [vectors.shape[0], features])
+
+
+def sign_sketch(kernel: Any, signs: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """The signs of the weights, less the mean neuron's, after `rotate`, and scales.
+
+    `scale * sum(signs * rotate(x))` is about `(weights - mean) @ x`: signs of random
+    projections (Charikar 2002, "Similarity Estimation Techniques from Rounding
+    Algorithms"), whole inputs (Dong, Charikar & Li 2008, "Asymmetric Distance
+    Estimation with Sketches for Similarity Search in High-Dimensional Spaces"), a
+    rotation and a scale (Gao & Long 2024, "RaBitQ", section 3).
+
+    Args:
+        kernel: float32 or bfloat16 `[units, input_dim]`.
+        signs: float32 `[3, features]`, see `rotate`.
+
+    Returns:
+        `(codes, scales)`:
+        uint8 `[ceil(units / 32), features / 4, 16]`; of 32 neurons, byte `i` of a group
+        has in its lower half the signs of 4 elements of neuron `i`, bit `j` of element
+        `j`, 1 if positive, and in its upper half those of neuron `i + 16`;
+        float32 `[units]`, the mean size of the rotated elements by `features`, by which
+        the signs come nearest to the weights. 0 if less than 1e-30. NaN, with the signs
+        0, of a neuron with a weight that is not finite; it does not count for the mean.
+
+    Raises:
+        ValueError: If shapes or dtypes do not match.
+    """
+    kernel = as_weight("kernel", kernel, 2, tf.float32, tf.bfloat16)
+    kernel = tf.cast(kernel, tf.float32)
+    signs = _checked_signs("kernel", kernel, signs)
+    units = tf.shape(kernel)[0]
+    finite = tf.reduce_all(tf.math.is_finite(kernel), axis=1, keepdims=True)
+    total = tf.reduce_sum(tf.where(finite, tf.cast(kernel, tf.float64), 0), axis=0)
+    mean = tf.cast(total / tf.reduce_sum(tf.cast(finite, tf.float64)), tf.float32)
+    mean = tf.where(tf.math.is_finite(mean), mean, 0)
+    rotated = rotate(kernel - mean, signs)
+    features = rotated.shape[1]
+    sizes, width = tf.abs(rotated), features
+    while width > 1:  # a tree, so that all sum up alike
+        width //= 2
+        sizes = sizes[:, :width] + sizes[:, width:]
+    sizes = sizes[:, 0]
+    scales = sizes / tf.constant(features**2, tf.float32)
+    scales = tf.where(scales < _LEAST_SKETCHED, 0.0, scales)
+    finite = tf.math.is_finite(sizes)
+    bits = tf.logical_and(rotated > 0, finite[:, tf.newaxis])
+    bits = tf.pad(bits, [[0, -units % 32], [0, 0]])
+    # Halves of blocks, neurons, groups, elements of a group.
+    bits = tf.reshape(tf.cast(bits, tf.int32), [-1, 2, 16, features // 4, 4])
+    nibbles = tf.reduce_sum(bits * [1, 2, 4, 8], axis=-1)
+    codes = tf.transpose(nibbles[:, 0] + 16 * nibbles[:, 1], [0, 2, 1])
+    return tf.cast(codes, tf.uint8), tf.where(finite, scales, math.nan)
+
+
+def select_by_sketch(
+    rotated: Any, codes: Any, scales: Any, bias: Any, count: int
+) -> tf.Tensor:
+    """The neurons with the largest scores by a sketch.
+
+    The compiled op looks sums up in tables of 16 entries for 4 signs, 32 neurons at a
+    time (André, Kermarrec & Le Scouarnec 2015, "Cache Locality Is Not Enough:
+    High-Performance Nearest Neighbor Search with Product Quantization Fast Scan").
+
+    Args:
+        rotated: float32 `[batch, features]`, the inputs after `rotate`.
+        codes: uint8 `[blocks, features / 4, 16]`, of `sign_sketch`.
+        scales: float32 `[units]`, of `sign_sketch`.
+        bias: float32 `[units]`, or None.
+        count: How many, at most `units`.
+
+    Returns:
+        int32 `[batch, count]`, ascending. The score is
+        `scale * (step * sum(signs * levels)) + bias`, where the levels are the input's
+        elements in whole steps, rounded, ties to even, and a step is a 31st of the
+        largest element by size. NaN counts as the largest score; of equal ones the
+        smaller ids are taken. An input whose largest element is less than 1e-30, or
+        that is not finite, counts as 0.
+
+    Raises:
+        ValueError: If shapes, dtypes or `count` do not match.
+    """
+    scores = sketch_scores(rotated, codes, scales, bias, count)
+    _, ids = tf.math.top_k(_order(scores), count)  # of equal ones the first
+    return tf.sort(ids, axis=-1)
+
+
+def sketch_scores(
+    rotated: Any, codes: Any, scales: Any, bias: Any, count: int = 1
+) -> tf.Tensor:
+    """What `select_by_sketch` goes by, float32 `[batch, units]`."""
+    rotated, codes, scales, bias = sketch_queries(rotated, codes, scales, bias, count)
+    most = tf.reduce_max(tf.abs(rotated), axis=-1, keepdims=True)
+    finite = tf.reduce_all(tf.math.is_finite(rotated), axis=-1, keepdims=True)
+    used = tf.logical_and(finite, most >= _LEAST_SKETCHED)
+    most = tf.where(used, most, 1.0)
+    levels = tf.round(tf.where(used, rotated, 0) * (_MOST_SKETCH_LEVEL / most))
+    units = tf.shape(scales)[0]
+
+    def fit() -> list[Any]:
+        shape, blocks = tf.shape(codes), (units + 31) // 32
+        return [
+            tf.debugging.assert_equal(
+                [shape[0], 4 * shape[1], shape[2]],
+                [blocks, tf.shape(rotated)[1], 16],
+                "`codes` must be blocks of 32 neurons, of as many groups of 4 elements "
+                "as `rotated` has.",
+            ),
+            tf.debugging.assert_less_equal(count, units, "`count` is too large."),
+        ]
+
+    codes = checked(codes, lambda: tf.group(*(a for a in fit() if a is not None)))
+    nibbles = tf.cast(tf.transpose(codes, [0, 2, 1]), tf.int32)
+    nibbles = tf.stack([nibbles % 16, nibbles // 16], axis=1)
+    bits = nibbles[..., tf.newaxis] // [1, 2, 4, 8] % 2
+    signs = tf.reshape(2 * bits - 1, [-1, tf.shape(rotated)[1]])[:units]
+    # Whole numbers that floats hold exactly.
+    sums = tf.matmul(levels, tf.cast(signs, tf.float32), transpose_b=True)
+    step = tf.where(used, most / _MOST_SKETCH_LEVEL, 0.0)
+    products = _flushed(scales * (step * sums))
+    if bias.shape[0] == 0:
+        return products + 0.0
+    return _flushed(products + bias)
+
+
 def active_matmul(
     inputs: Any,
     kernel: Any,
@@ -838,6 +1001,42 @@ def _margins_by_table(margins: Any, tables: int, bits: int) -> tf.Tensor:
     return tf.reshape(margins, [tf.shape(margins)[0], tables, bits])
 
 
+def _checked_signs(name: str, vectors: tf.Tensor, signs: Any) -> tf.Tensor:
+    """The signs of a rotation of these vectors."""
+    signs = rotation(name, vectors, signs)
+
+    def fit() -> Any:
+        message = f"`signs` must have as many columns as `{name}`, or more."
+        return tf.debugging.assert_less_equal(
+            tf.shape(vectors)[1], tf.shape(signs)[1], message
+        )
+
+    return checked(signs, fit)
+
+
+def _walsh_hadamard(x: tf.Tensor, size: int) -> tf.Tensor:
+    """The transform of the last axis, of this size, by sums of two."""
+    half, shape = 1, tf.shape(x)
+    while half < size:
+        x = tf.reshape(x, [-1, size // (2 * half), 2, half])
+        a, b = x[:, :, 0], x[:, :, 1]
+        x = tf.stack([a + b, a - b], axis=2)
+        half *= 2
+    return tf.reshape(x, shape)
+
+
+def _flushed(x: tf.Tensor) -> tf.Tensor:
+    """With 0 for subnormal numbers."""
+    return tf.where(tf.abs(x) < _FLOAT_MIN, tf.zeros_like(x), x)
+
+
+def _order(values: tf.Tensor) -> tf.Tensor:
+    """int32 in the order of float32, -0 as 0, NaN as the largest but one."""
+    bits = tf.bitcast(values, tf.int32)
+    order = tf.where(bits < 0, tf.int32.min - bits, bits)  # -0.0 becomes 0
+    return tf.where(tf.math.is_nan(values), tf.int32.max - 1, order)
+
+
 def _float_bits(x: tf.Tensor) -> tf.Tensor:
     """Non-negative float32 as int64 in the same order."""
     return tf.cast(tf.bitcast(x, tf.int32), tf.int64)
@@ -1010,9 +1209,7 @@ def _largest(
     values: tf.Tensor, ids: tf.Tensor, keep: int, forced: tf.Tensor | None
 ) -> tf.Tensor:
     """int32 [batch, keep]: the ids of the largest values, in their old order."""
-    bits = tf.bitcast(tf.cast(values, tf.float32), tf.int32)
-    order = tf.where(bits < 0, tf.int32.min - bits, bits)  # -0.0 becomes 0
-    order = tf.where(tf.math.is_nan(values), tf.int32.max - 1, order)
+    order = _order(tf.cast(values, tf.float32))
     if forced is not None:
         is_forced = ids[:, :, tf.newaxis] == forced[:, tf.newaxis, :]
         order = tf.where(tf.reduce_any(is_forced, axis=-1), tf.int32.max, order)

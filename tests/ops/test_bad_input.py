@@ -20,6 +20,9 @@ OFFSETS, TABLE_IDS = brute_force.build_tables(CODES, 8)
 INPUTS, KERNEL = (RNG.standard_normal([n, 5]).astype(np.float32) for n in (4, 10))
 IDS = np.int32([[0, 3, 9], [1, 2, -1], [-1, -1, -1], [4, 5, 6]])
 VALUES = RNG.standard_normal(IDS.shape).astype(np.float32)
+SIGNS = RNG.choice(np.float32([-1, 1]), [3, 16])
+SKETCH = RNG.integers(0, 256, [2, 4, 16], np.uint8)
+SCALES = RNG.random(40, np.float32)
 
 # Arguments of each op that are good.
 GOOD = {
@@ -58,6 +61,15 @@ GOOD = {
         "keep": 2,
     },
     "scatter_active": {"values": VALUES, "ids": IDS, "units": 10},
+    "rotate": {"vectors": INPUTS, "signs": SIGNS},
+    "sign_sketch": {"kernel": KERNEL, "signs": SIGNS},
+    "select_by_sketch": {
+        "rotated": RNG.standard_normal([4, 16]).astype(np.float32),
+        "codes": SKETCH,
+        "scales": SCALES,
+        "bias": SCALES,
+        "count": 5,
+    },
 }
 
 # Arguments that are tensors of one op and numbers of another.
@@ -109,6 +121,10 @@ ARGUMENTS = [
     ("scatter_active", {"units": 0}, "units"),
     ("scatter_active", {"units": -1}, "units"),
     ("scatter_active", {"units": 9.5}, "units"),
+    ("select_by_sketch", {"count": 0}, "count"),
+    ("select_by_sketch", {"count": -1}, "count"),
+    ("select_by_sketch", {"count": 2.5}, "count"),
+    ("select_by_sketch", {"count": 2**31}, "count"),
 ]
 DTYPES = [
     ("row_digests", {"rows": tf.constant(INTEGERS)}, "rows"),
@@ -136,6 +152,16 @@ DTYPES = [
     ("active_matmul", {"bias": ["a"] * 10}, "bias"),
     ("scatter_active", {"ids": FLOATS}, "ids"),
     ("scatter_active", {"ids": BEYOND_32_BITS}, "ids"),
+    ("rotate", {"vectors": tf.constant(INPUTS, tf.float64)}, "vectors"),
+    ("rotate", {"signs": tf.constant(SIGNS, tf.int32)}, "signs"),
+    ("sign_sketch", {"kernel": tf.constant(KERNEL, tf.float64)}, "kernel"),
+    ("sign_sketch", {"kernel": [["a"] * 5]}, "kernel"),
+    ("sign_sketch", {"signs": None}, "signs"),
+    ("select_by_sketch", {"rotated": tf.ones([4, 16], tf.float64)}, "rotated"),
+    ("select_by_sketch", {"codes": tf.constant(SKETCH, tf.int32)}, "codes"),
+    ("select_by_sketch", {"codes": np.int32(SKETCH) + 256}, "codes"),
+    ("select_by_sketch", {"scales": tf.constant(SCALES, tf.float64)}, "scales"),
+    ("select_by_sketch", {"bias": tf.constant(SCALES, tf.bfloat16)}, "bias"),
 ]
 # These the compiled ops know for themselves, even where no shape is known.
 SHAPES = [
@@ -183,6 +209,32 @@ SHAPES = [
     ("scatter_active", {"values": VALUES[:, 1:]}, "values"),
     ("scatter_active", {"values": VALUES[0]}, "values"),
     ("scatter_active", {"ids": IDS[0], "values": VALUES[0]}, "ids"),
+    ("rotate", {"vectors": INPUTS[0]}, "vectors"),
+    ("rotate", {"vectors": np.ones([4, 17], np.float32)}, "signs"),
+    ("rotate", {"signs": SIGNS[0]}, "signs"),
+    ("rotate", {"signs": SIGNS[:2]}, "signs"),
+    ("rotate", {"signs": SIGNS[:, :12]}, "signs"),
+    ("rotate", {"signs": SIGNS[:, :8]}, "signs"),
+    ("rotate", {"signs": SIGNS[:, :0]}, "signs"),
+    ("sign_sketch", {"kernel": KERNEL[0]}, "kernel"),
+    ("sign_sketch", {"kernel": np.ones([4, 17], np.float32)}, "signs"),
+    ("sign_sketch", {"signs": SIGNS[None]}, "signs"),
+    ("sign_sketch", {"signs": np.ones([3, 24], np.float32)}, "signs"),
+    ("select_by_sketch", {"rotated": INPUTS}, "rotated"),
+    ("select_by_sketch", {"rotated": np.ones([4, 32], np.float32)}, "rotated"),
+    ("select_by_sketch", {"rotated": SIGNS[0]}, "rotated"),
+    ("select_by_sketch", {"codes": SKETCH[0]}, "codes"),
+    ("select_by_sketch", {"codes": SKETCH[:1]}, "codes"),
+    ("select_by_sketch", {"codes": SKETCH[:, :, 1:]}, "codes"),
+    ("select_by_sketch", {"codes": SKETCH[:, :3]}, "codes"),
+    ("select_by_sketch", {"codes": SKETCH[:, :0]}, "codes"),
+    ("select_by_sketch", {"codes": np.repeat(SKETCH, 2, axis=0)}, "codes"),
+    ("select_by_sketch", {"scales": KERNEL}, "scales"),
+    ("select_by_sketch", {"scales": np.ones(65, np.float32)}, "codes"),
+    ("select_by_sketch", {"scales": np.ones(32, np.float32)}, "codes"),
+    ("select_by_sketch", {"bias": SCALES[1:]}, "bias"),
+    ("select_by_sketch", {"bias": KERNEL}, "bias"),
+    ("select_by_sketch", {"count": 41}, "count"),
 ]  # fmt: skip
 DATA = [
     ("build_tables", {"codes": changed(CODES, (3, 1), 8)}, "codes"),
@@ -226,7 +278,16 @@ def call_kernel(_, op, **changes):
     A SavedModel in a server has nothing else to check its inputs.
     """
     arguments = GOOD[op] | changes
-    numbers = {"tables", "bits", "buckets", "probes", "active", "keep", "units"}
+    numbers = {
+        "tables",
+        "bits",
+        "buckets",
+        "probes",
+        "active",
+        "keep",
+        "units",
+        "count",
+    }
     attributes = {k: a for k, a in arguments.items() if k in numbers - TENSORS[op]}
     arrays = {k: tf.constant(a) for k, a in arguments.items() if k not in attributes}
 
@@ -547,6 +608,8 @@ TOO_LARGE = {
     "lsh_probe_sequence": "margins=tf.zeros([2, 3]), tables=2**31, bits=3, probes=1",
     "lsh_probe_digits": """
         scores=tf.zeros([0, 2**15, 1, 2**16]), probes=1, negatives=True""",
+    "lsh_rotate": "vectors=tf.zeros([2**62, 0]), signs=tf.ones([3, 16])",
+    "lsh_sign_sketch": "kernel=tf.zeros([2**62, 0]), signs=tf.ones([3, 16])",
     "lsh_matmul": "a=tf.zeros([2**40, 0]), b=tf.zeros([0, 2**40])",
     "lsh_hash_codes": "margins=tf.zeros([2, 64]), tables=1, bits=64",
 }
