@@ -11,7 +11,13 @@ from keras_lsh import (
 )
 from keras_lsh._version import __version__
 from keras_lsh.callbacks import RebuildTables, SelectionMonitor
-from keras_lsh.conversion import convert_model, from_dense, to_dense, with_storage
+from keras_lsh.conversion import (
+    convert_model,
+    from_dense,
+    to_dense,
+    with_inference,
+    with_storage,
+)
 from keras_lsh.export import export_portable, freeze
 from keras_lsh.hashing import (
     L2ALSH,
@@ -63,5 +69,6 @@ __all__ = [
     "ops",
     "to_dense",
     "tune",
+    "with_inference",
     "with_storage",
 ]

@@ -1,4 +1,4 @@
-"""From Dense to LSHDense and back, and to other storage: layers and whole models."""
+"""From Dense to LSHDense and back, to other storage, to another inference."""
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
@@ -11,7 +11,7 @@ from keras_lsh import ops
 from keras_lsh._arguments import check_choice
 from keras_lsh.layers import LSHDense
 from keras_lsh.layers.finding import lsh_layers
-from keras_lsh.layers.lsh_dense import STORAGES
+from keras_lsh.layers.lsh_dense import INFERENCE_MODES, STORAGES
 
 _SHARED_ARGUMENTS = (
     "units",
@@ -175,15 +175,63 @@ def with_storage(model: keras.Model, storage: str) -> keras.Model:
     otherwise = (
         f"make its layers with `storage={storage!r}`, and load the saved weights"
     )
+    return _with_setting(model, "storage", storage, otherwise)
+
+
+def with_inference(model: keras.Model, inference: str) -> keras.Model:
+    """A copy of a model whose LSHDense layers choose otherwise where not training.
+
+    All weights are copied. With `"sketch"`, layers that had no sketch get one of the
+    weights as they are; without, a sketch is left out of the copy. So a model can be
+    trained without one and served with it.
+
+    Example:
+
+    ```python
+    model.fit(x, y, callbacks=[keras_lsh.RebuildTables()])
+    served = keras_lsh.with_inference(model, "sketch")
+    ids, scores = served.predict_top_k(x, k=5)
+    ```
+
+    Args:
+        model: A Sequential or functional model, built; it stays as it is.
+        inference: `"sparse"`, `"exact"` or `"sketch"`; see `keras_lsh.LSHDense`.
+
+    Returns:
+        The copy, not compiled.
+
+    Raises:
+        ValueError: If the model is not built, is neither Sequential nor functional, or
+            has an LSHDense inside of another layer, where it cannot be replaced.
+    """
+    check_choice("inference", inference, INFERENCE_MODES)
+    otherwise = (
+        f"make its layers with `inference={inference!r}`, assign kernels and biases, "
+        "and call `rebuild_tables()`"
+    )
+    return _with_setting(model, "inference", inference, otherwise)
+
+
+def _with_setting(
+    model: keras.Model, name: str, value: str, otherwise: str
+) -> keras.Model:
+    """A copy of a model with an argument of all its LSHDense layers replaced.
+
+    Args:
+        model: The model.
+        name: Of the argument.
+        value: Of the argument.
+        otherwise: What to do with a model that cannot be copied.
+    """
     _check_can_be_copied(model, otherwise)
 
     def replace(layer: Any) -> Any:
         if not isinstance(layer, LSHDense):
             return None
-        return type(layer).from_config(layer.get_config() | {"storage": storage})
+        return type(layer).from_config(layer.get_config() | {name: value})
 
     copy, pairs = _copy_model(model, replace)
-    others = [layer.name for layer in lsh_layers(copy) if layer.storage != storage]
+    others = [layer.name for layer in lsh_layers(copy) if getattr(layer, name) != value]
     if others:
         raise ValueError(
             f"These LSHDense layers are parts of other layers of model {model.name!r} "
@@ -191,9 +239,7 @@ def with_storage(model: keras.Model, storage: str) -> keras.Model:
         )
     for old, new in pairs:
         if isinstance(old, LSHDense):
-            # In both the same weights in the same order.
-            for source, target in zip(old.weights, new.weights, strict=True):
-                target.assign(tf.cast(source.value, target.dtype))
+            new._take_weights(old)
         else:
             new.set_weights(old.get_weights())
     return copy
@@ -315,7 +361,7 @@ def _copy_kernel_and_bias(source: Any, target: Any) -> None:
         target.bias.assign(source.bias)
     if isinstance(target, LSHDense):
         # Not rebuild_tables, which would apply constraints once more.
-        target._selector.refresh(target.kernel, target.bias)
+        target._follow_weights()
 
 
 @contextlib.contextmanager

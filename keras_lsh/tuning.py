@@ -303,7 +303,7 @@ def _copy(layer: LSHDense, **changes: Any) -> LSHDense:
     """The layer with other settings, of the same weights."""
     copy = LSHDense.from_config(layer.get_config() | changes)
     copy.build((None, layer.kernel.shape[1]))
-    copy.set_weights(layer.get_weights())
+    copy._take_weights(layer)
     return copy
 
 

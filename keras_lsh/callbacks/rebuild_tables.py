@@ -36,6 +36,8 @@ class RebuildTables(keras.callbacks.Callback):
     functions follow the inputs; with `drift` all are. A callback that is given to
     several calls of `fit` counts on from one to the next.
 
+    With `inference="sketch"`, the sketch of all neurons is rebuilt with the tables.
+
     With `drift`, each layer is rebuilt when its own weights call for it: every `every`
     steps, a sample of a layer's neurons (others each time, at most 256, all if there
     are no more) is hashed as they are now, and if at least the share `drift` of their
@@ -115,7 +117,9 @@ class RebuildTables(keras.callbacks.Callback):
         layers = [
             layer
             for layer in lsh_layers(self.model)
-            if layer.built and layer.trainable and layer.selection == "lsh"
+            if layer.built
+            and layer.trainable
+            and (layer.selection == "lsh" or layer.inference == "sketch")
         ]
 
         # Training that goes on, with this callback again, need not trace again.

@@ -76,7 +76,8 @@ class LayerMeasurement:
         hits: selected neurons that are true ones.
         active_rows: neurons that some sample of a call selected, summed over calls.
         candidate_rows: the same of candidates.
-        entries: entries of tables that were read, summed over samples.
+        entries: entries of tables that are read, summed over samples, by the selectors
+            of training and inference.
         active_ids: int32 `[samples, active]`, those of every sample; -1: none.
     """
 
@@ -84,7 +85,8 @@ class LayerMeasurement:
         self.layer = layer
         self.candidates = layer.num_candidates
         self.samples = self.calls = self.active = 0
-        self.hits = self.active_rows = self.candidate_rows = self.entries = 0
+        self.hits = self.active_rows = self.candidate_rows = 0
+        self.entries = {layer.selector: 0, layer.inference_selector: 0}
         self.selected = np.zeros(layer.units, np.int64)
         self._kernel = _as_float32(layer.kernel)
         self._bias = None if layer.bias is None else _as_float32(layer.bias)
@@ -107,7 +109,7 @@ class LayerMeasurement:
         rows = tf.constant(x)
         candidates = ids
         if self.candidates > ids.shape[1]:
-            candidates = layer.selector.select(
+            candidates = layer.inference_selector.select(
                 rows, layer.kernel, layer.bias, self.candidates
             ).numpy()
         self.samples += len(ids)
@@ -115,7 +117,8 @@ class LayerMeasurement:
         self.active = ids.shape[1]
         self.active_rows += len(np.unique(ids[ids >= 0]))
         self.candidate_rows += len(np.unique(candidates[candidates >= 0]))
-        self.entries += int(layer.selector.entries_read(rows).numpy().sum())
+        for selector in {layer.selector, layer.inference_selector}:
+            self.entries[selector] += int(selector.entries_read(rows).numpy().sum())
         self.selected += np.bincount(ids[ids >= 0], minlength=layer.units)
         self._active_ids.append(ids)
         step = max(1, _CHUNK // layer.units)
@@ -148,7 +151,7 @@ class LayerMeasurement:
             top_mass = np.take_along_axis(outputs, top, axis=1).sum(axis=1)
             self._means["attainable_mass"].add(top_mass / total)
 
-        scores = self.layer.selector.scores(
+        scores = self.layer.inference_selector.scores(
             tf.constant(x), self.layer.kernel, self.layer.bias
         ).numpy()
         scores = np.where(np.isnan(scores), np.inf, scores)

@@ -18,6 +18,7 @@ from keras_lsh.diagnostics.measuring import (
     count_samples,
     measure,
 )
+from keras_lsh.selection import ExactSelector, Selector
 
 _BYTES = 4  # of a float32 and of an entry of a table
 
@@ -434,7 +435,8 @@ def report(
     The model is run on `x` as in `predict`, and each layer is judged on the inputs
     that reach it: its active sets, and the ranking by the hash tables that is behind
     them, are compared with the neurons whose values are truly the largest. Layers with
-    `inference="exact"` are judged by the active sets that they would have in training.
+    `inference="exact"` are judged by the active sets that they would have in training,
+    those with `inference="sketch"` by what the sketch finds, in training's costs, too.
     The model is left as it was, and no random numbers are drawn.
 
     Computing all products, it takes as long as some passes through Dense layers.
@@ -542,6 +544,7 @@ def _multiplications(
         rebuilds = cost["rebuild"] / (rebuild_every * per_step)
     training = dataclasses.replace(
         inference,
+        selection=float(layer.selector.multiplications(input_dim)),
         dense=3 * cost["dense"],
         gradients=2.0 * measurement.active * input_dim,
         observe=observe,
@@ -561,22 +564,33 @@ def _bytes(
     dense = float(units * _BYTES * (input_dim + layer.use_bias))
     # Hashing is a product with the hash functions, so it reads a number for each of the
     # multiplications of a vector; so does exact selection, of the kernel.
-    functions = layer.selector.multiplications(input_dim)
-    functions *= of_weight if layer.selection == "exact" else _BYTES
-    entries = _BYTES * measurement.entries / measurement.samples
+    # A sketch is another matter.
     per_call = measurement.samples / measurement.calls
-    alone = Cost(functions + entries, measurement.candidates * row, dense)
+
+    def functions_of(selector: Selector) -> float:
+        is_exact = isinstance(selector, ExactSelector)
+        return selector.numbers_read(input_dim) * (of_weight if is_exact else _BYTES)
+
+    def selection(selector: Selector, samples: float) -> float:
+        entries = _BYTES * measurement.entries[selector] / measurement.samples
+        return functions_of(selector) / samples + entries
+
+    alone = Cost(
+        selection(layer.inference_selector, 1), measurement.candidates * row, dense
+    )
     batch = Cost(
-        functions / per_call + entries,
+        selection(layer.inference_selector, per_call),
         measurement.candidate_rows * row / measurement.samples,
         dense / per_call,
     )
     rebuilds = 0.0
     if rebuild_every is not None:
+        functions = functions_of(layer.selector)
         rebuilds = (functions + units * row) / (rebuild_every * per_step)
     weights = _BYTES * input_dim  # of a neuron; the gradient does not need its bias
     training = dataclasses.replace(
         batch,
+        selection=selection(layer.selector, per_call),
         dense=batch.dense + units * weights / per_call,
         gradients=measurement.active_rows * weights / measurement.samples,
         rebuilds=rebuilds,

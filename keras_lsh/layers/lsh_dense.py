@@ -19,12 +19,13 @@ from keras_lsh.selection import (
     LSHSelector,
     RandomSelector,
     Selector,
+    SketchSelector,
 )
 from keras_lsh.selection.exact import largest
 from keras_lsh.selection.override import selection_in_force
 
 SELECTIONS = ("lsh", "exact", "random")
-INFERENCE_MODES = ("sparse", "exact")
+INFERENCE_MODES = ("sparse", "exact", "sketch")
 OUTPUTS = ("dense", "sparse")
 STORAGES = ("float32", "bfloat16")
 
@@ -81,9 +82,14 @@ class LSHDense(keras.layers.Layer):
             with a family of your own 3.
         selection: `"lsh"`; or, for comparison, `"exact"` (the truly largest, at the
             cost of all products) or `"random"`.
-        inference: `"sparse"` (the selection of training) or `"exact"` (all units) for
-            `evaluate`, `predict` and export. With `output="sparse"`, `"exact"` gives
-            the `active` truly largest, found block by block.
+        inference: For `evaluate`, `predict` and export: `"sparse"` (the selection of
+            training), `"exact"` (all units; with `output="sparse"` the `active` truly
+            largest, found block by block), or `"sketch"`: all neurons are ranked by the
+            signs of their weights, a bit each, and the exact products of the best
+            decide. That takes longer than tables do, but finds most of the largest
+            where tables find few of them. The sketch is as fresh as the tables, and
+            rebuilt with them, always whole; to train without it, see
+            `keras_lsh.with_inference`.
         output: `"dense"`, or `"sparse"`: a `tf.SparseTensor` of the active neurons'
             outputs, for layers so wide that `[batch, units]` is too much. For losses
             and metrics see `keras_lsh.losses` and `keras_lsh.metrics`.
@@ -222,6 +228,7 @@ class LSHDense(keras.layers.Layer):
         self.supports_masking = True
         self.supports_jit = False  # XLA cannot compile the op library's ops
         self._selector: Selector
+        self._sketch: SketchSelector | None = None
         self._tables_are_kept_fresh = False
 
     def build(self, input_shape: Any) -> None:
@@ -268,6 +275,9 @@ class LSHDense(keras.layers.Layer):
         self._explorer = RandomSelector(shared=True)
         if self.num_explored:
             self._explorer.build(self._add_selector_weight, self.units, input_dim)
+        if self.inference == "sketch":
+            self._sketch = SketchSelector()
+            self._sketch.build(self._add_selector_weight, self.units, input_dim)
         self.input_spec = self._make_input_spec({-1: input_dim})
         self.built = True
         with tf.init_scope():
@@ -304,7 +314,7 @@ class LSHDense(keras.layers.Layer):
         return outputs
 
     def active_ids(self, inputs: Any) -> tf.Tensor:
-        """The neurons that each sample uses, as at inference with sparse selection.
+        """The neurons that each sample uses, as at inference if that is not exact.
 
         Args:
             inputs: `[batch, ..., input_dim]`.
@@ -333,7 +343,8 @@ class LSHDense(keras.layers.Layer):
 
         Returns:
             Scalars that describe the rebuild: with hash tables `codes_changed`, the
-            share of neurons that have a new code in some table.
+            share of neurons that have a new code in some table; with a sketch alone,
+            of neurons that have another sign.
         """
         self._check_has_weights()
         self._tables_are_kept_fresh = True
@@ -364,19 +375,25 @@ class LSHDense(keras.layers.Layer):
     def multiplications(self) -> dict[str, int]:
         """Multiplications for one sample at inference, and for one rebuild.
 
+        With `inference="sketch"`, a look-up of four signs counts as one, as does an
+        addition of the rotation.
+
         Returns:
             `selection` (hashing, or whatever chooses the neurons), `products` (of the
             candidates), `total` of both, `rebuild` (once per rebuild, not per sample),
             and `dense`, what Dense would need for a sample.
         """
         input_dim = self.kernel.shape[1]
-        selection = self._selector.multiplications(input_dim)
+        selection = self.inference_selector.multiplications(input_dim)
+        rebuild = self._selector.refresh_multiplications(input_dim)
+        if self._sketch is not None:
+            rebuild += self._sketch.refresh_multiplications(input_dim)
         products = self.num_candidates * input_dim
         return {
             "selection": selection,
             "products": products,
             "total": selection + products,
-            "rebuild": self._selector.refresh_multiplications(input_dim),
+            "rebuild": rebuild,
             "dense": self.units * input_dim,
         }
 
@@ -427,8 +444,20 @@ class LSHDense(keras.layers.Layer):
         return self._selector
 
     @property
+    def inference_selector(self) -> Selector:
+        """Who chooses them where not training: `selector`, or who has the sketch."""
+        self._check_has_weights()
+        return self._selector if self._sketch is None else self._sketch
+
+    @property
     def num_candidates(self) -> int:
         """Neurons per sample whose products are computed, to keep `num_active`."""
+        if self.inference != "sketch":
+            return self._num_training_candidates
+        return min(self.units, math.ceil(self.num_active * self._candidates_per_active))
+
+    @property
+    def _num_training_candidates(self) -> int:
         if self.selection != "lsh":
             return self.num_active
         return min(self.units, math.ceil(self.num_active * self._candidates_per_active))
@@ -506,7 +535,7 @@ class LSHDense(keras.layers.Layer):
         if training and self._acts_on_rows:
             values, ids = self._active_values_of_rows(x, forced)
         else:
-            values, ids = self._active_values(x, forced)
+            values, ids = self._active_values(x, forced, training)
         if drawn is None:
             return values, ids, None
         by_chance = sparse_logits.contained(ids, drawn)
@@ -537,13 +566,19 @@ class LSHDense(keras.layers.Layer):
         return self.activation(tf.cast(values, self.compute_dtype))
 
     def _active_values(
-        self, x: tf.Tensor, forced: tf.Tensor | None = None
+        self,
+        x: tf.Tensor,
+        forced: tf.Tensor | None = None,
+        training: bool | None = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Pre-activations `[samples, num_active]` and the neurons they belong to."""
-        candidates = self._selector.select(
-            tf.stop_gradient(x), self.kernel, self.bias, self.num_candidates, forced
+        selector, count = self.inference_selector, self.num_candidates
+        if training:
+            selector, count = self._selector, self._num_training_candidates
+        candidates = selector.select(
+            tf.stop_gradient(x), self.kernel, self.bias, count, forced
         )
-        keep = self.num_active if self.num_active < self.num_candidates else None
+        keep = self.num_active if self.num_active < count else None
         return ops.active_matmul(
             *(x, self.kernel, self.bias, candidates, keep),
             neuron_keys=self._selector.neuron_keys,
@@ -571,7 +606,7 @@ class LSHDense(keras.layers.Layer):
         Reading each of these rows once, as a tensor, lets regularizers and constraints
         see them, and makes the gradients of products and penalties one and row-sparse.
         """
-        _, ids = self._active_values(tf.stop_gradient(x), forced)
+        _, ids = self._active_values(tf.stop_gradient(x), forced, training=True)
         ids = tf.stop_gradient(ids)
         rows, _ = tf.unique(tf.sort(tf.reshape(ids, [-1])))
         weights: list[tf.Tensor | None] = []
@@ -623,10 +658,28 @@ class LSHDense(keras.layers.Layer):
             if self._is_for_inference or weight is None or constraint is None:
                 continue
             weight.assign(row_local.constrain(constraint, weight.value))
-        return self._selector.refresh(self.kernel, self.bias, moved_only)
+        return self._follow_weights(moved_only)
+
+    def _follow_weights(self, moved_only: Any = False) -> dict[str, tf.Tensor]:
+        """Builds tables and sketch from the weights as they are."""
+        found = {}
+        if self._sketch is not None:
+            found = self._sketch.refresh(self.kernel, self.bias)
+        return found | self._selector.refresh(self.kernel, self.bias, moved_only)
+
+    def _take_weights(self, other: "LSHDense") -> None:
+        """Copies the weights of a layer that differs in storage or inference."""
+        theirs = {weight.name: weight for weight in other.weights}
+        for weight in self.weights:
+            if weight.name in theirs:
+                source = theirs[weight.name].value
+                weight.assign(tf.cast(source, weight.dtype))
+        if self._sketch is not None and other._sketch is None:
+            self._sketch.refresh(self.kernel, self.bias)
 
     def _warn_if_never_rebuilt(self) -> None:
-        if self._tables_are_kept_fresh or self.selection != "lsh" or not self.trainable:
+        has_tables = self.selection == "lsh" or self.inference == "sketch"
+        if self._tables_are_kept_fresh or not has_tables or not self.trainable:
             return
         warnings.warn(
             "Training LSHDense layers whose hash tables nobody refreshes: they will "

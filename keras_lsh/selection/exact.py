@@ -21,16 +21,7 @@ class ExactSelector(Selector):
         self, inputs: tf.Tensor, kernel: Any, bias: Any, count: int, forced: Any = None
     ) -> Any:
         """The `count` largest of `kernel @ inputs + bias`, ties to the smaller id."""
-        products = self.scores(inputs, kernel, bias)
-        if forced is not None:
-            places = tf.where(forced >= 0)
-            ids = tf.cast(tf.gather_nd(forced, places), tf.int64)
-            products = tf.tensor_scatter_nd_update(
-                products,
-                tf.stack([places[:, 0], ids], axis=-1),
-                tf.fill(tf.shape(ids), float("inf")),
-            )
-        return tf.sort(tf.math.top_k(products, count).indices, axis=-1)
+        return largest_or_forced(self.scores(inputs, kernel, bias), count, forced)
 
     def scores(self, inputs: tf.Tensor, kernel: Any, bias: Any) -> tf.Tensor:
         """The products themselves."""
@@ -39,6 +30,25 @@ class ExactSelector(Selector):
 
     def multiplications(self, input_dim: int) -> int:
         return self.units * input_dim
+
+
+def largest_or_forced(scores: tf.Tensor, count: int, forced: Any) -> tf.Tensor:
+    """The ids `[batch, count]` of the largest scores, ascending.
+
+    Args:
+        scores: `[batch, units]`.
+        count: at most `units`.
+        forced: int32 `[batch, any]`, ids to count as the largest, -1 for none; or None.
+    """
+    if forced is not None:
+        places = tf.where(forced >= 0)
+        ids = tf.cast(tf.gather_nd(forced, places), tf.int64)
+        scores = tf.tensor_scatter_nd_update(
+            scores,
+            tf.stack([places[:, 0], ids], axis=-1),
+            tf.fill(tf.shape(ids), float("inf")),
+        )
+    return tf.sort(tf.math.top_k(scores, count).indices, axis=-1)
 
 
 def largest(

@@ -110,6 +110,10 @@ class Selector(abc.ABC):
     def multiplications(self, input_dim: int) -> int:
         """Multiplications that choosing for one sample takes."""
 
+    def numbers_read(self, input_dim: int) -> int:
+        """Numbers that choosing for one sample reads, besides entries of tables."""
+        return self.multiplications(input_dim)
+
     def observe_multiplications(self, input_dim: int, batch: int) -> int:
         """Multiplications that one `observe` of `batch` inputs takes."""
         del input_dim, batch
