@@ -4,11 +4,12 @@
 
 A network is trained by sampled softmax on the synthetic set at the shape of
 Amazon-670K, as in `accuracy/extreme_classes.py`, and its weights are given to one with
-LSHDense, which is shown some training samples for its tables. Then the five classes
-with the largest logits are asked for, sample by sample: by hashing (`predict_top_k`),
-by the endpoint of an exported SavedModel, and exactly, by the product with the whole
-kernel and `tf.math.top_k` in one `tf.function`. All take turns. One JSON row for each
-number of candidates (`oversample`): median milliseconds and quartiles, ratios to the
+LSHDense, which is shown some training samples for its tables, or ranks all classes by a
+sketch (`inference`). Then the five classes with the largest logits are asked for,
+sample by sample: by `predict_top_k`, by the endpoint of an exported SavedModel, and
+exactly, by the product with the whole kernel and `tf.math.top_k` in one `tf.function`.
+All take turns. One JSON row for each number of candidates (`active` * `oversample`;
+with a sketch `--sketch-active` and 1): median milliseconds and quartiles, ratios to the
 exact one, the recall of the true five on test samples, and how many different classes
 these are, which says whether the model has learned anything.
 """
@@ -37,17 +38,25 @@ TRAINED = {
     True: extreme.Run("quick", "sampled", active=100),
 }
 ACTIVE = {False: 1000, True: 100}
+SKETCH_ACTIVE = {False: [1000, 250], True: [100, 25]}
 # Rebuilds of the tables, and the batches of samples before each.
 ROUNDS, SHOWN = 6, 10
 
 
-def with_tables(trained: Any, run: extreme.Run, train_set: Any) -> Any:
+def with_weights(trained: Any, run: extreme.Run, train_set: Any) -> Any:
     """A model with the weights of the trained one, and LSHDense for its output."""
     model = extreme.make_model(run, train_set)
     hidden, output = model.layers
     hidden.set_weights(trained.hidden.get_weights())
     output.kernel.assign(trained.kernel)
     output.bias.assign(trained.bias)
+    return model
+
+
+def with_tables(trained: Any, run: extreme.Run, train_set: Any) -> Any:
+    """The same, with tables that have followed inputs."""
+    model = with_weights(trained, run, train_set)
+    output = model.layers[-1]
     for number in range(ROUNDS):
         for x, y in train_set.dataset(
             run.batch, seed=0, epochs=None, start_step=number * SHOWN
@@ -75,6 +84,14 @@ def searches(model: Any, directory: str) -> dict[str, Callable[[Any], Any]]:
         "predict_top_k": lambda x: model.predict_top_k(x, K)[0],
         "saved_model": lambda x: loaded.predict_top_k(x)["ids"],
     }
+
+
+def tables(layer: keras_lsh.LSHDense) -> dict[str, Any]:
+    """What matters of the tables, unless a sketch takes their place."""
+    if layer.inference == "sketch":
+        return {}
+    hashing = layer.selector.hashing
+    return {"cells": hashing.cells, "rank": hashing.rank}
 
 
 def measure(model: Any, singles: list[Any]) -> dict[str, Any]:
@@ -121,7 +138,11 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=3800, help="of training")
     parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument(
+        "--inference", choices=["sparse", "sketch"], help="default: one, then the other"
+    )
     parser.add_argument("--oversample", type=float, nargs="+", default=[1, 4])
+    parser.add_argument("--sketch-active", type=int, nargs="+", help="of the sketch")
     parser.add_argument("--cells", type=int, help="default: the layer's")
     parser.add_argument("--rank", type=int, help="default: the layer's")
     parser.add_argument("--quick", action="store_true", help="a small case, briefly")
@@ -136,24 +157,33 @@ def main() -> None:
     trained.fit(data, steps_per_epoch=options.steps, verbose=2)
     precision = extreme.precision(extreme.exact_top(trained, run), test_set)
     singles = [x for x, _ in test_set.dataset(1).take(options.samples)]
-    for oversample in options.oversample:
+    sketch_active = options.sketch_active or SKETCH_ACTIVE[options.quick]
+    cases = [("sparse", ACTIVE[options.quick], o) for o in options.oversample]
+    cases += [("sketch", active, 1.0) for active in sketch_active]
+    for inference, active, oversample in cases:
+        if options.inference not in (None, inference):
+            continue
         run = extreme.Run(
             run.data,
             "lsh",
-            active=ACTIVE[options.quick],
+            active=active,
             oversample=oversample,
             cells=options.cells,
             rank=options.rank,
         )
-        model = with_tables(trained, run, train_set)
+        if inference == "sketch":
+            model = with_weights(trained, run, train_set)
+            model = keras_lsh.with_inference(model, "sketch")
+        else:
+            model = with_tables(trained, run, train_set)
         row = {
             "benchmark": "top_k",
             "features": train_set.features,
             "classes": train_set.labels,
+            "inference": inference,
             "active": run.active,
             "oversample": oversample,
-            "cells": model.layers[-1].selector.hashing.cells,
-            "rank": model.layers[-1].selector.hashing.rank,
+            **tables(model.layers[-1]),
             "k": K,
             "trained_steps": options.steps,
             "precision": precision,
