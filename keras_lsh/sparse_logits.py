@@ -13,8 +13,8 @@ class _Entries(NamedTuple):
 
     indices: tf.Tensor  # of the SparseTensor
     values: tf.Tensor  # [batch, active]
-    ids: tf.Tensor  # int32 [batch, active]
-    drawn: tf.Tensor | None  # bool [batch, active]
+    ids: tf.Tensor  # int32 [batch or 1, active]
+    drawn: tf.Tensor | None  # bool [batch or 1, active]
 
 
 def _entries_of(logits: tf.SparseTensor) -> _Entries | None:
@@ -30,13 +30,16 @@ def from_active(
 
     Args:
         values: `[batch, active]`.
-        ids: int32 `[batch, active]`, strictly ascending in a row.
+        ids: int32 `[batch, active]`, strictly ascending in a row; or `[1, active]`, the
+            same for all rows.
         units: the number of columns.
-        drawn: bool `[batch, active]`, entries that are there by chance, for `drawn_of`.
+        drawn: bool, of the shape of `ids`, entries that are there by chance, for
+            `drawn_of`.
     """
-    batch, active = tf.shape(ids)[0], tf.shape(ids)[1]
+    batch, active = tf.shape(values)[0], tf.shape(values)[1]
     rows = tf.repeat(tf.range(batch, dtype=tf.int64), active)
-    columns = tf.cast(tf.reshape(ids, [-1]), tf.int64)
+    columns = tf.cast(tf.broadcast_to(ids, tf.shape(values)), tf.int64)
+    columns = tf.reshape(columns, [-1])
     outputs = tf.SparseTensor(
         tf.stack([rows, columns], axis=-1),
         tf.reshape(values, [-1]),
@@ -49,7 +52,7 @@ def from_active(
 
 
 def drawn_of(logits: tf.SparseTensor) -> tf.Tensor | None:
-    """Which entries are there by chance, bool `[batch, active]`; None: unknown."""
+    """Which entries are there by chance, of the shape of their ids; None: unknown."""
     entries = _entries_of(logits)
     return entries.drawn if entries else None
 
@@ -58,7 +61,8 @@ def places_of(ids: tf.Tensor, sought: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Where the sought ids stand in their rows.
 
     Args:
-        ids: int32 `[batch, active]`, ascending; -1 at the end if unused.
+        ids: int32 `[batch, active]`, ascending, -1 at the end if unused; or
+            `[1, active]`, the same for all rows.
         sought: int32 `[batch, any]`; -1 if unused.
 
     Returns:
@@ -68,6 +72,10 @@ def places_of(ids: tf.Tensor, sought: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     # One place more, so that whatever is sought has a place in its row.
     padded = tf.where(ids < 0, MAX_INT32, ids)
     padded = tf.pad(padded, [[0, 0], [0, 1]], constant_values=MAX_INT32)
+    if ids.shape[0] == 1:
+        places = tf.searchsorted(padded[0], tf.reshape(sought, [-1]))
+        places = tf.reshape(places, tf.shape(sought))
+        return places, tf.equal(tf.gather(padded[0], places), sought)
     places = tf.searchsorted(padded, sought)
     return places, tf.equal(tf.gather(padded, places, batch_dims=1), sought)
 
@@ -76,14 +84,15 @@ def contained(ids: tf.Tensor, sought: tf.Tensor) -> tf.Tensor:
     """Which of the ids are among the sought ones of their row.
 
     Args:
-        ids: int32 `[batch, active]`, ascending; -1 at the end if unused.
+        ids: int32 `[batch, active]`, ascending, -1 at the end if unused; or
+            `[1, active]`, the same for all rows.
         sought: int32 `[batch, any]`; -1 if unused.
 
     Returns:
         bool `[batch, active]`.
     """
     places, found = places_of(ids, sought)
-    batch, active = tf.shape(ids)[0], tf.shape(ids)[1]
+    batch, active = tf.shape(sought)[0], tf.shape(ids)[1]
     rows = tf.broadcast_to(tf.range(batch)[:, tf.newaxis], tf.shape(places))
     hits = tf.scatter_nd(
         tf.stack([rows, places], axis=-1),
@@ -93,18 +102,26 @@ def contained(ids: tf.Tensor, sought: tf.Tensor) -> tf.Tensor:
     return hits[:, :-1] > 0
 
 
-def to_active(logits: tf.SparseTensor) -> tuple[tf.Tensor, tf.Tensor]:
+def to_active(
+    logits: tf.SparseTensor, repeated: bool = True
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The entries of each row, side by side.
 
     Args:
         logits: `[batch, units]`, entries in the usual order of rows and columns.
+        repeated: Whether columns that are known to be the same for all rows are given
+            for each of these.
 
     Returns:
         The values `[batch, most]` and their columns, int32, ascending; in rows of fewer
-        entries than the longest one, `-inf` and -1 at the end.
+        entries than the longest one, `-inf` and -1 at the end. With `repeated=False`
+        the columns may be `[1, most]`.
     """
     entries = _entries_of(logits)
     if entries:
+        if repeated and entries.ids.shape[0] == 1:
+            ids = tf.broadcast_to(entries.ids, tf.shape(entries.values))
+            return entries.values, ids
         return entries.values, entries.ids
     batch = logits.dense_shape[0]
     columns = tf.cast(logits.indices[:, 1], tf.int32)

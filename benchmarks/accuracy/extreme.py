@@ -57,8 +57,10 @@ class Run:
             default.
         cells: of the layer's `KMeansCells`; None: the layer's own default.
         rank: principal directions of these; None: likewise.
-        explore: the share of the active classes of "lsh" that is drawn at random; with
-            `log_q` these stand for all that are not active.
+        shared: whether each sample of "lsh" computes the active classes of its batch.
+        explore: the share of the active classes of "lsh" that is drawn at random, with
+            `shared` their number in a batch; with `log_q` these stand for all that are
+            not active.
     """
 
     data: str
@@ -77,7 +79,8 @@ class Run:
     oversample: float | None = None
     cells: int | None = None
     rank: int | None = None
-    explore: float = 0.0
+    shared: bool = False
+    explore: float = 0
 
     def __str__(self) -> str:
         fields = dataclasses.fields(self)
@@ -254,7 +257,11 @@ def make_model(run: Run, train: Any) -> keras.Model:
         selection = "random" if run.method == "uniform" else run.method
         settings = {"selection": selection, "inference": "exact"}
     else:
-        settings = {"oversample": run.oversample, "explore": run.explore}
+        settings = {
+            "oversample": run.oversample,
+            "shared": run.shared,
+            "explore": run.explore,
+        }
         if run.cells or run.rank:
             settings["hashing"] = keras_lsh.KMeansCells(run.cells, rank=run.rank)
     output = keras_lsh.LSHDense(

@@ -97,10 +97,17 @@ class LSHDense(keras.layers.Layer):
             training, as the output layer of a classifier needs. The layer has to be in
             a `keras_lsh.LSHSequential` or `LSHModel`, or be called in a
             `keras_lsh.label_scope`.
-        explore: Share, in [0, 1), of the active neurons that are drawn at random while
-            training, anew at each step, in place of the tables' last. All samples of a
-            batch get the same ones, so they cost little. With a wide softmax they stand
-            for all the classes that are not active, which the loss can account for
+        shared: Whether, while training, a sample computes the active neurons of all
+            samples of its batch, not its own alone: of each the `active` that the
+            tables find, and all labels. That is one small dense product, so with few
+            active neurons a sample it costs little, and the classes that one sample
+            takes for likely are what the others learn to tell apart. With
+            `output="sparse"` only.
+        explore: Neurons that are drawn at random while training, anew at each step; all
+            samples of a batch get the same ones. A share, in [0, 1), of the active
+            neurons, in place of the tables' last; with `shared=True` an integer, so
+            many for a batch in addition. With a wide softmax they stand for all the
+            classes that are not active, which the loss can account for
             (`log_q="uniform"` in `keras_lsh.losses`). Where very many classes have
             little to learn from each, a model learns sooner with them.
         storage: How the kernel is stored: `"float32"`, or `"bfloat16"`, in half the
@@ -117,7 +124,7 @@ class LSHDense(keras.layers.Layer):
     Output shape:
         N-D tensor of shape `(batch_size, ..., units)`, zeros where inactive; a
         SparseTensor `(batch_size, units)` with `output="sparse"`, its rows having
-        `active` entries each.
+        `active` entries each (those of the batch, while training with `shared`).
 
     Example:
 
@@ -151,7 +158,8 @@ class LSHDense(keras.layers.Layer):
         inference: str = "sparse",
         output: str = "dense",
         force_labels: bool = False,
-        explore: float = 0.0,
+        shared: bool = False,
+        explore: float | int = 0,
         storage: str = "float32",
         **kwargs: Any,
     ):
@@ -211,16 +219,17 @@ class LSHDense(keras.layers.Layer):
         )
         self.output_form = output
         self.force_labels = bool(force_labels)
-        allowed = (
-            isinstance(explore, (int, float))
-            and 0 <= explore < 1
-            and (explore == 0 or selection != "random")
-        )
+        self.shared = bool(shared)
         check_argument(
-            "explore", explore, allowed, "a number in [0, 1), 0 with selection='random'"
+            "shared",
+            shared,
+            not shared or output == "sparse",
+            "False with output='dense'",
         )
         self.explore = explore
-        self.num_explored = round(explore * self.num_active)
+        self.num_explored = _count_explored(
+            explore, self.num_active, self.units, self.shared, selection
+        )
         check_choice("storage", storage, STORAGES)
         self.storage = storage
 
@@ -297,6 +306,8 @@ class LSHDense(keras.layers.Layer):
             exact = exact or selection_in_force() == "exact"
             if exact:
                 (values, ids), drawn = self._truly_largest(x), None
+            elif training and self.shared:
+                values, ids, drawn = self._active_of_batch(x)
             else:
                 values, ids, drawn = self._active(x, training)
             values = self._activate(values)
@@ -432,6 +443,7 @@ class LSHDense(keras.layers.Layer):
             "inference": self.inference,
             "output": self.output_form,
             "force_labels": self.force_labels,
+            "shared": self.shared,
             "explore": self.explore,
             "storage": self.storage,
             **serialized,
@@ -545,6 +557,35 @@ class LSHDense(keras.layers.Layer):
         )
         return values, ids, tf.logical_and(by_chance, values < least)
 
+    def _active_of_batch(
+        self, x: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+        """As `_active` in training, of all the neurons that some sample uses.
+
+        Pre-activations `[samples, any]`, the neurons `[1, any]`, and of these, bool or
+        None, the ones that are there by chance alone.
+        """
+        _, found = self._active_values(tf.stop_gradient(x), training=True)
+        parts = [tf.reshape(found, [-1])]
+        if self.force_labels:
+            parts.append(tf.reshape(labels_for(self.name, self.units), [-1]))
+        drawn = None
+        if self.num_explored:
+            drawn = self._explorer.select(x, None, None, self.num_explored)[:1]
+            parts.append(tf.reshape(drawn, [-1]))
+        ids = tf.concat(parts, axis=0)
+        ids, _ = tf.unique(tf.sort(tf.boolean_mask(ids, ids >= 0)))
+        kernel, bias = self._used_rows(ids)
+        values = ops.shared_matmul(x, kernel)
+        ids = ids[tf.newaxis]
+        if drawn is not None:
+            others = tf.concat(parts[:-1], axis=0)[tf.newaxis]
+            drawn = tf.logical_and(
+                sparse_logits.contained(ids, drawn),
+                tf.logical_not(sparse_logits.contained(ids, others)),
+            )
+        return values if bias is None else values + bias, ids, drawn
+
     def _labels(self) -> tf.Tensor:
         """The true classes, int32 `[batch, any]`, no more than there is room for."""
         labels = labels_for(self.name, self.units)
@@ -609,6 +650,17 @@ class LSHDense(keras.layers.Layer):
         _, ids = self._active_values(tf.stop_gradient(x), forced, training=True)
         ids = tf.stop_gradient(ids)
         rows, _ = tf.unique(tf.sort(tf.reshape(ids, [-1])))
+        places = tf.cast(tf.searchsorted(rows, tf.reshape(ids, [-1])), tf.int32)
+        places = tf.reshape(places, tf.shape(ids))
+        values, _ = ops.active_matmul(x, *self._used_rows(rows), places)
+        return values, ids
+
+    def _used_rows(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """Rows of the kernel and of the bias, constrained; their penalties are added.
+
+        Args:
+            rows: int32 `[n]`, different ones.
+        """
         weights: list[tf.Tensor | None] = []
         for weight, constraint, regularizer in (
             (self.kernel, self.kernel_constraint, self.kernel_regularizer),
@@ -620,13 +672,12 @@ class LSHDense(keras.layers.Layer):
             if constraint is not None:
                 allowed = row_local.constrain(constraint, tf.gather(weight.value, rows))
                 weight.value.scatter_update(tf.IndexedSlices(allowed, rows))
-            active_rows = tf.gather(weight.value, rows)
+            used = tf.gather(weight.value, rows)
             if regularizer is not None:
-                self.add_loss(regularizer(active_rows))
-            weights.append(active_rows)
-        places = tf.cast(tf.searchsorted(rows, tf.reshape(ids, [-1])), tf.int32)
-        values, _ = ops.active_matmul(x, *weights, tf.reshape(places, tf.shape(ids)))
-        return values, ids
+                self.add_loss(regularizer(used))
+            weights.append(used)
+        kernel, bias = weights
+        return kernel, bias
 
     def _check_has_weights(self) -> None:
         if not self.built:
@@ -712,3 +763,19 @@ def _count_active(active: Any, units: int) -> int:
     is_fraction = isinstance(active, (float, np.floating)) and 0 < float(active) <= 1
     check_argument("active", active, is_fraction, expected)
     return max(1, round(float(active) * units))
+
+
+def _count_explored(
+    explore: Any, active: int, units: int, shared: bool, selection: str
+) -> int:
+    if shared:
+        expected = f"an integer from 0 to units={units} with shared=True"
+        allowed = is_integer(explore) and 0 <= explore <= units
+    else:
+        expected = "a number in [0, 1)"
+        allowed = isinstance(explore, (int, float)) and 0 <= explore < 1
+    allowed = allowed and (explore == 0 or selection != "random")
+    check_argument(
+        "explore", explore, allowed, f"{expected}, 0 with selection='random'"
+    )
+    return int(explore) if shared else round(explore * active)

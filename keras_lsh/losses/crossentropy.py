@@ -14,7 +14,8 @@ from keras_lsh.sparse_logits import contained, drawn_of, places_of, to_active
 class _Active(NamedTuple):
     """The active classes of a batch. "Unused" are the places of short rows.
 
-    Whoever computes a loss takes what it needs; a graph leaves out the rest.
+    Whoever computes a loss takes what it needs; a graph leaves out the rest. What is
+    alike for all samples may be of a batch of 1.
     """
 
     logits: tf.Tensor  # [batch, active], anything if unused
@@ -103,7 +104,7 @@ class _ActiveLoss(keras.losses.Loss):
                 f"y_pred of type {type(y_pred).__name__}. For dense outputs use "
                 f"`{self._dense_counterpart}(from_logits={self.from_logits})`."
             )
-        values, ids = to_active(y_pred)
+        values, ids = to_active(y_pred, repeated=False)
         labels = require_same_batch(
             "y_true", as_ids(y_true, y_pred.shape[1]), "y_pred", values
         )

@@ -53,6 +53,7 @@ __all__ = [
     "scatter_active",
     "select_active",
     "select_by_sketch",
+    "shared_matmul",
     "sign_sketch",
     "simd_level",
     "sparse_matmul",
@@ -74,6 +75,7 @@ def _dispatch(name: str) -> Callable[..., Any]:
 
 
 matmul = _dispatch("matmul")
+shared_matmul = _dispatch("shared_matmul")
 coordinates = _dispatch("coordinates")
 row_digests = _dispatch("row_digests")
 hash_codes = _dispatch("hash_codes")

@@ -37,6 +37,22 @@ def matmul(a: Any, b: Any) -> tf.Tensor:
     return _ops().lsh_matmul(a, b)
 
 
+def shared_matmul(inputs: Any, rows: Any) -> tf.Tensor:
+    inputs = as_tensor("inputs", inputs, tf.float32, 2)
+    rows = as_tensor("rows", rows, tf.float32, 2)
+    require_shape("rows", rows, [None, inputs.shape[1]], "rows like the inputs")
+
+    @tf.custom_gradient
+    def product(x: tf.Tensor, w: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            of_rows = _ops().lsh_matmul(tf.transpose(upstream), x)
+            return _ops().lsh_matmul(upstream, w), of_rows
+
+        return _ops().lsh_matmul(x, tf.transpose(w)), gradient
+
+    return product(inputs, rows)
+
+
 def coordinates(
     vectors: Any, directions: Any, addend: Any = None, largest: float = math.inf
 ) -> tf.Tensor:

@@ -91,6 +91,22 @@ def matmul(a: Any, b: Any) -> tf.Tensor:
     return tf.stop_gradient(tf.matmul(a, b))
 
 
+def shared_matmul(inputs: Any, rows: Any) -> tf.Tensor:
+    """Products of all inputs with all rows; compiled, they do not depend on threads.
+
+    Args:
+        inputs: float32 `[batch, input_dim]`.
+        rows: float32 `[n, input_dim]`.
+
+    Returns:
+        float32 `[batch, n]`.
+    """
+    inputs = as_tensor("inputs", inputs, tf.float32, 2)
+    rows = as_tensor("rows", rows, tf.float32, 2)
+    require_shape("rows", rows, [None, inputs.shape[1]], "rows like the inputs")
+    return tf.matmul(inputs, rows, transpose_b=True)
+
+
 def coordinates(
     vectors: Any, directions: Any, addend: Any = None, largest: float = math.inf
 ) -> tf.Tensor:

@@ -306,6 +306,163 @@ class TestExplore:
         assert keras_lsh.LSHDense.from_config(layer.get_config()).explore == 0.25
 
 
+class TestShared:
+    """While training, a sample computes what all samples of its batch use."""
+
+    def outputs_of(self, layer, x, labels=LABELS):
+        with label_scope(labels):
+            return layer(x, training=True)
+
+    @pytest.mark.parametrize("selection", ["exact", "lsh"])
+    def test_the_union(self, selection):
+        layer = make_layer(selection=selection, force_labels=True, shared=True)
+        x = make_inputs()
+        outputs = self.outputs_of(layer, x)
+        values, ids = (part.numpy() for part in sparse_logits.to_active(outputs))
+        expected = set(layer.active_ids(x).numpy().flat).union(*LABELS.to_list())
+        assert set(ids[0]) == expected and (np.diff(ids[0]) > 0).all()
+        assert (ids == ids[0]).all()
+        np.testing.assert_allclose(values, all_values(layer, x)[:, ids[0]], atol=1e-5)
+        # And the SparseTensor itself.
+        dense = tf.sparse.to_dense(outputs).numpy()
+        np.testing.assert_array_equal(dense[:, ids[0]], values)
+        assert outputs.shape == (len(x), UNITS)
+
+    def test_gradients(self):
+        layer = make_layer(force_labels=True, shared=True, explore=30)
+        x = tf.Variable(make_inputs())
+        with tf.GradientTape() as tape:
+            outputs = self.outputs_of(layer, x)
+            values, ids = sparse_logits.to_active(outputs)
+            upstream = np.random.default_rng(0).normal(size=values.shape)
+            loss = tf.reduce_sum(values * tf.constant(upstream, tf.float32))
+        of_x, of_kernel, of_bias = tape.gradient(
+            loss, [x, layer.kernel.value, layer.bias.value]
+        )
+        ids, rows = ids[0].numpy(), layer.kernel.numpy().astype("float64")[ids[0]]
+        np.testing.assert_allclose(of_x, upstream @ rows, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(of_kernel.indices, ids)
+        np.testing.assert_allclose(
+            of_kernel.values, upstream.T @ x.numpy(), rtol=1e-4, atol=1e-5
+        )
+        np.testing.assert_array_equal(of_bias.indices, ids)
+        np.testing.assert_allclose(of_bias.values, upstream.sum(0), rtol=1e-4)
+
+    @pytest.mark.parametrize(
+        "loss",
+        [
+            keras_lsh.losses.ActiveSoftmaxCrossentropy,
+            keras_lsh.losses.ActiveSigmoidCrossentropy,
+        ],
+    )
+    def test_the_loss_is_that_of_the_sparse_tensor(self, loss):
+        layer = make_layer(force_labels=True, shared=True)
+        outputs = self.outputs_of(layer, make_inputs())
+        # The same entries, without what is known of them.
+        plain = tf.SparseTensor(
+            outputs.indices, tf.identity(outputs.values), [5, UNITS]
+        )
+        loss = loss(reduction=None, label_smoothing=0.1)
+        np.testing.assert_allclose(loss(LABELS, outputs), loss(LABELS, plain), 1e-5)
+        for metric in (keras_lsh.metrics.PrecisionAtK(3), keras_lsh.metrics.NDCGAtK(3)):
+            found = []
+            for logits in (outputs, plain):
+                metric.reset_state()
+                metric.update_state(LABELS, logits)
+                found.append(float(metric.result()))
+            assert found[0] == found[1]
+
+    def test_the_loss_is_that_of_all_classes_on_average(self):
+        layer = make_layer(
+            active=3, selection="exact", force_labels=True, shared=True, explore=60
+        )
+        x = make_inputs()
+        values = all_values(layer, x)
+        totals = np.exp(values).sum(-1)
+        loss = keras_lsh.losses.ActiveSoftmaxCrossentropy(
+            log_q="uniform", reduction=None
+        )
+        of_labels = [values[i, row].mean() for i, row in enumerate(LABELS.to_list())]
+        estimates = []
+        for _ in range(300):
+            losses = loss(LABELS, self.outputs_of(layer, x)).numpy()
+            estimates.append(np.exp(losses + of_labels))
+        np.testing.assert_allclose(np.mean(estimates, axis=0), totals, rtol=0.03)
+
+    def test_labels_need_no_room(self):
+        layer = make_layer(active=1, force_labels=True, shared=True)
+        _, ids = sparse_logits.to_active(self.outputs_of(layer, make_inputs()))
+        assert set(ids[0].numpy()) >= set(LABELS.flat_values.numpy())
+
+    def test_explored_are_others_at_each_step(self):
+        layer = make_layer(active=1, shared=True, explore=100)
+        x = make_inputs()
+        sets = []
+        for _ in range(2):
+            outputs = layer(x, training=True)
+            _, ids = sparse_logits.to_active(outputs)
+            by_chance = sparse_logits.drawn_of(outputs)[0].numpy()
+            found = set(layer.active_ids(x).numpy().flat)
+            assert set(ids[0].numpy()[~by_chance]) == found
+            assert 100 - len(found) <= by_chance.sum() <= 100
+            sets.append(set(ids[0].numpy()))
+        assert sets[0] != sets[1]
+
+    def test_not_at_inference(self):
+        x = make_inputs()
+        outputs = [make_layer(shared=shared)(x) for shared in (False, True)]
+        np.testing.assert_array_equal(outputs[0].indices, outputs[1].indices)
+        np.testing.assert_array_equal(outputs[0].values, outputs[1].values)
+
+    def test_an_empty_batch(self):
+        layer = make_layer(shared=True, explore=10)
+        assert layer(make_inputs()[:0], training=True).shape == (0, UNITS)
+
+    def test_regularizers_and_constraints_see_the_rows_in_use(self):
+        layer = make_layer(
+            shared=True,
+            selection="exact",
+            kernel_regularizer="l2",
+            kernel_constraint=keras.constraints.MaxNorm(0.5, axis=0),
+        )
+        before = layer.kernel.numpy()
+        _, ids = sparse_logits.to_active(layer(make_inputs(), training=True))
+        rows = layer.kernel.numpy()[ids[0]]
+        np.testing.assert_allclose(layer.losses[0], 0.01 * (rows**2).sum(), 1e-5)
+        norms = np.linalg.norm(rows, axis=1)
+        np.testing.assert_allclose(
+            norms, np.minimum(np.linalg.norm(before[ids[0]], axis=1), 0.5), 1e-5
+        )
+
+    def test_learns_in_fit(self):
+        random = np.random.default_rng(0)
+        centers = random.normal(size=(UNITS, WIDTH)).astype("float32")
+        y = random.integers(0, UNITS, 2000)
+        x = centers[y] + 0.1 * random.normal(size=(2000, WIDTH)).astype("float32")
+        layer = keras_lsh.LSHDense(
+            UNITS, active=3, output="sparse", force_labels=True, shared=True, explore=20
+        )
+        model = keras_lsh.LSHSequential([keras.Input((WIDTH,)), layer])
+        model.compile(
+            keras_lsh.LazyAdam(0.03),
+            keras_lsh.losses.ActiveSoftmaxCrossentropy(),
+            metrics=[keras_lsh.metrics.Accuracy()],
+        )
+        model.fit(x, y, epochs=6, verbose=0, callbacks=[keras_lsh.RebuildTables()])
+        assert model.evaluate(x, y, verbose=0)[1] > 0.9
+        copy = keras_lsh.LSHDense.from_config(layer.get_config())
+        assert copy.shared and copy.num_explored == 20
+
+    def test_bad(self):
+        with pytest.raises(ValueError, match="shared.*False with output='dense'"):
+            keras_lsh.LSHDense(10, shared=True)
+        for explore in (0.5, -1, 11):
+            with pytest.raises(ValueError, match=r"explore.*from 0 to units=10"):
+                keras_lsh.LSHDense(10, output="sparse", shared=True, explore=explore)
+        with pytest.raises(ValueError, match=r"explore.*a number in \[0, 1\)"):
+            keras_lsh.LSHDense(10, output="sparse", explore=3)
+
+
 class TestRebuildsOfWhatHasMoved:
     CELLS = keras_lsh.KMeansCells(cells=20)
 
