@@ -2,10 +2,10 @@
 
     python benchmarks/top_k.py --out rows.jsonl
 
-A network is trained by sampled softmax on the synthetic set at the shape of
-Amazon-670K, as in `accuracy/extreme_classes.py`, and its weights are given to one with
-LSHDense, which is shown some training samples for its tables, or ranks all classes by a
-sketch (`inference`). Then the five classes with the largest logits are asked for,
+A network is trained on the synthetic set at the shape of Amazon-670K, by LSHDense as in
+`accuracy/extreme_classes.py` or by sampled softmax, and its weights are given to one
+with LSHDense, which is shown some training samples for its tables, or ranks all classes
+by a sketch (`inference`). Then the five classes with the largest logits are asked for,
 sample by sample: by `predict_top_k`, by the endpoint of an exported SavedModel, and
 exactly, by the product with the whole kernel and `tf.math.top_k` in one `tf.function`.
 All take turns. One JSON row for each number of candidates (`active` * `oversample`;
@@ -33,9 +33,23 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "accuracy"))
 import extreme
 
 K = 5
+# By the method, and whether quickly.
 TRAINED = {
-    False: extreme.Run("amazon_670k", "sampled", active=3500, learning_rate=3e-2),
-    True: extreme.Run("quick", "sampled", active=100),
+    ("lsh", False): extreme.Run(
+        "amazon_670k",
+        "lsh",
+        active=16,
+        oversample=8,
+        shared=True,
+        explore=2500,
+        every=50,
+        learning_rate=3e-2,
+    ),
+    ("sampled", False): extreme.Run(
+        "amazon_670k", "sampled", active=3500, learning_rate=3e-2
+    ),
+    ("lsh", True): extreme.Run("quick", "lsh", active=16, shared=True, explore=100),
+    ("sampled", True): extreme.Run("quick", "sampled", active=100),
 }
 ACTIVE = {False: 1000, True: 100}
 SKETCH_ACTIVE = {False: [1000, 250], True: [100, 25]}
@@ -47,9 +61,11 @@ def with_weights(trained: Any, run: extreme.Run, train_set: Any) -> Any:
     """A model with the weights of the trained one, and LSHDense for its output."""
     model = extreme.make_model(run, train_set)
     hidden, output = model.layers
-    hidden.set_weights(trained.hidden.get_weights())
-    output.kernel.assign(trained.kernel)
-    output.bias.assign(trained.bias)
+    sampled = isinstance(trained, extreme.SampledSoftmax)
+    first, last = (trained.hidden, trained) if sampled else trained.layers
+    hidden.set_weights(first.get_weights())
+    output.kernel.assign(last.kernel)
+    output.bias.assign(last.bias)
     return model
 
 
@@ -136,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--trained-by", choices=["lsh", "sampled"], default="lsh")
     parser.add_argument("--steps", type=int, default=3800, help="of training")
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument(
@@ -148,13 +165,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small case, briefly")
     parser.add_argument("--out", help="file to add the row to, besides stdout")
     options = parser.parse_args()
-    run = TRAINED[options.quick]
+    run = TRAINED[options.trained_by, options.quick]
     if options.quick:
         options.steps, options.samples = 20, 10
     train_set, test_set = extreme.load(run.data, None)
     trained = extreme.make_model(run, train_set)
     data = train_set.dataset(run.batch, seed=0, epochs=None)
-    trained.fit(data, steps_per_epoch=options.steps, verbose=2)
+    rebuild = [keras_lsh.RebuildTables(run.every)] if run.method == "lsh" else []
+    trained.fit(data, steps_per_epoch=options.steps, callbacks=rebuild, verbose=2)
     precision = extreme.precision(extreme.exact_top(trained, run), test_set)
     singles = [x for x, _ in test_set.dataset(1).take(options.samples)]
     sketch_active = options.sketch_active or SKETCH_ACTIVE[options.quick]
@@ -185,6 +203,7 @@ def main() -> None:
             "oversample": oversample,
             **tables(model.layers[-1]),
             "k": K,
+            "trained_by": options.trained_by,
             "trained_steps": options.steps,
             "precision": precision,
             **measure(model, singles),

@@ -40,7 +40,7 @@ TESTED_AT_A_TIME = 500
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "full softmax": {"method": "full"},
-    "LSHDense, 300 active, half at random": {"method": "lsh"},
+    "LSHDense, 8 a pair and 2,000 at random": {"method": "lsh"},
 }
 
 
@@ -52,8 +52,9 @@ class Run:
         data: "novels", or a name in `SYNTHETIC`.
         method: "full": Keras' Dense and the softmax over all words; "lsh".
         words: of the text that is trained on, from its beginning.
-        active: outputs of a pair that "lsh" computes.
-        explore: the share of these that is drawn at random, to stand for all others.
+        active: outputs that "lsh" looks for, for each pair; a batch shares them.
+        oversample: candidates for each of them.
+        explore: outputs that are drawn at random for a batch, to stand for all others.
         seed: of the weights and of the pairs.
         tests: how often the held-out pairs are tested, evenly spaced.
         steps: from one test to the next.
@@ -68,8 +69,9 @@ class Run:
     data: str
     method: str
     words: int = 500_000
-    active: int = 300
-    explore: float = 0.5
+    active: int = 8
+    oversample: float = 8
+    explore: int = 2000
     seed: int = 0
     tests: int = 5
     steps: int = 100
@@ -115,9 +117,11 @@ def make_model(run: Run, words: int) -> keras.Model:
         output = keras_lsh.LSHDense(
             words,
             active=run.active,
-            explore=run.explore,
+            oversample=run.oversample,
             output="sparse",
             force_labels=True,
+            shared=True,
+            explore=min(run.explore, words // 2),
         )
         model = keras_lsh.LSHSequential([*first, output])
         loss = losses.ActiveSoftmaxCrossentropy(
