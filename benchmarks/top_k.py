@@ -38,12 +38,14 @@ TRAINED = {
     ("lsh", False): extreme.Run(
         "amazon_670k",
         "lsh",
-        active=16,
-        oversample=8,
+        active=8,
+        oversample=16,
         shared=True,
-        explore=2500,
+        explore=1500,
         every=50,
         learning_rate=3e-2,
+        final_rate=0.1,
+        epochs=1,
     ),
     ("sampled", False): extreme.Run(
         "amazon_670k", "sampled", active=3500, learning_rate=3e-2

@@ -4,7 +4,8 @@
 
 Word vectors, and an output for each word of the vocabulary: Keras' Dense with the full
 softmax beside LSHDense, trained on the same pairs of words of a slice of the text. Both
-by LazyAdam, which for Dense's whole gradient is Adam. The loss is that of held-out
+by LazyAdam, which for Dense's whole gradient is Adam (a class that is touched now and
+then needs a larger learning rate than one that moves at every step). The loss is that of held-out
 pairs, with all outputs computed, for both alike. `novels` reads
 `english-novels-100.tar.xz` of DIR: every word is in the vocabulary, the slice is its
 beginning, and the held-out pairs are from what follows. Without DIR the text is made
@@ -40,7 +41,10 @@ TESTED_AT_A_TIME = 500
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "full softmax": {"method": "full"},
-    "LSHDense, 8 a pair and 2,000 at random": {"method": "lsh"},
+    "LSHDense, 50 a pair and 3,000 at random": {
+        "method": "lsh",
+        "learning_rate": 3e-2,
+    },
 }
 
 
@@ -69,9 +73,9 @@ class Run:
     data: str
     method: str
     words: int = 500_000
-    active: int = 8
-    oversample: float = 8
-    explore: int = 2000
+    active: int = 50
+    oversample: float = 1
+    explore: int = 3000
     seed: int = 0
     tests: int = 5
     steps: int = 100

@@ -571,7 +571,7 @@ class LSHDense(keras.layers.Layer):
             parts.append(tf.reshape(labels_for(self.name, self.units), [-1]))
         drawn = None
         if self.num_explored:
-            drawn = self._explorer.select(x, None, None, self.num_explored)[:1]
+            drawn = self._explorer.select(x[:1], None, None, self.num_explored)
             parts.append(tf.reshape(drawn, [-1]))
         ids = tf.concat(parts, axis=0)
         ids, _ = tf.unique(tf.sort(tf.boolean_mask(ids, ids >= 0)))
@@ -672,7 +672,7 @@ class LSHDense(keras.layers.Layer):
             if constraint is not None:
                 allowed = row_local.constrain(constraint, tf.gather(weight.value, rows))
                 weight.value.scatter_update(tf.IndexedSlices(allowed, rows))
-            used = tf.gather(weight.value, rows)
+            used = _gather_rows(weight, rows)
             if regularizer is not None:
                 self.add_loss(regularizer(used))
             weights.append(used)
@@ -753,6 +753,16 @@ def _transposed(initializer: Any) -> Any:
         return keras.ops.cast(keras.ops.transpose(values), dtype)
 
     return initialize
+
+
+def _gather_rows(weight: keras.Variable, rows: tf.Tensor) -> tf.Tensor:
+    """Some rows of a weight."""
+    if len(weight.shape) == 1:
+        return tf.gather(weight.value, rows)
+    # After `tf.gather`, TensorFlow copies a variable whole whenever it is read whole,
+    # as it is by a rebuild of the tables.
+    ones = tf.ones([tf.shape(rows)[0], 1])
+    return ops.sparse_matmul(ones, rows[:, tf.newaxis], weight)
 
 
 def _count_active(active: Any, units: int) -> int:
