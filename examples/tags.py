@@ -5,9 +5,10 @@
 
 Files are in the text format of the Extreme Classification Repository. The network has a
 hidden layer of 128 ReLU units and an output for each label, of which a sample computes
-the `--active` that the hash tables find for it, its own labels always among them. At
-the end its precision on the test set is measured twice, as hashing finds the labels and
-with all outputs computed.
+the `--active` that the hash tables find for it, its own labels always among them. With
+`--explore` a batch shares what its samples compute, and so many outputs drawn at
+random, which is for labels of which most are rare. At the end its precision on the test
+set is measured twice, as hashing finds the labels and with all outputs computed.
 
 Kill it whenever you like: the same command goes on, and ends as if nothing had been.
 """
@@ -36,6 +37,9 @@ SHOWN = 3
 """Test samples whose predictions are printed."""
 TIMED = 100
 """Test samples that are predicted one by one."""
+
+SHARED_OVERSAMPLE = 16
+"""Candidates for each output that a sample of a shared batch computes."""
 
 DEFAULTS = {
     "synthetic": [20_000, 30_000, 100_000, 10_000],
@@ -107,9 +111,17 @@ def parse_arguments(
             help=f"{what} (default: %(default)s)",
         )
     parser.add_argument(
+        "--explore",
+        type=resumable.positive,
+        default=defaults.get("explore"),
+        metavar="N",
+        help="outputs drawn at random for a batch, which then shares all that its "
+        "samples compute (default: %(default)s)",
+    )
+    parser.add_argument(
         "--learning-rate",
         type=resumable.positive_number,
-        default=2e-3,
+        default=defaults.get("learning_rate", 2e-3),
         metavar="RATE",
         help="(default: %(default)s)",
     )
@@ -155,11 +167,19 @@ def load_data(
     for data in (train, test):
         if not len(data):
             raise ValueError("There are no samples with labels to train or test on.")
-    most = int(np.diff(train.label_indptr).max())
+    # Of a shared batch, labels take no room from others.
+    most = max(TOP)
+    if options.explore is None:
+        most = int(np.diff(train.label_indptr).max())
     if not most <= options.active <= train.labels:
         raise ValueError(
             f"--active must be from {most}, the most labels of a sample, to "
             f"{train.labels}, the number of labels. Received: {options.active}"
+        )
+    if options.explore is not None and options.explore > train.labels:
+        raise ValueError(
+            f"--explore must be at most {train.labels}, the number of labels. "
+            f"Received: {options.explore}"
         )
     names = [f"label {number}" for number in range(train.labels)]
     if options.names is not None:
@@ -188,8 +208,12 @@ def make_model(features: int, labels: int, options: argparse.Namespace) -> Any:
             keras_lsh.LSHDense(
                 labels,
                 active=options.active,
+                # Of a shared batch, few of many candidates are worth having.
+                oversample=None if options.explore is None else SHARED_OVERSAMPLE,
                 output="sparse",
                 force_labels=True,
+                shared=options.explore is not None,
+                explore=options.explore or 0,
                 name="labels",
             ),
         ],
@@ -278,6 +302,7 @@ def train_and_report(options: argparse.Namespace) -> None:
             "epochs": options.epochs,
             "batch size": batch_size,
             "active": options.active,
+            "explore": options.explore,
             "learning rate": options.learning_rate,
             "seed": options.seed,
         },

@@ -4,9 +4,9 @@
 
 Word vectors, and an output for each word of the vocabulary: Keras' Dense with the full
 softmax beside LSHDense, trained on the same pairs of words of a slice of the text. Both
-by LazyAdam, which for Dense's whole gradient is Adam (a class that is touched now and
-then needs a larger learning rate than one that moves at every step). The loss is that of held-out
-pairs, with all outputs computed, for both alike. `novels` reads
+by LazyAdam, which for Dense's whole gradient is Adam; an output that is touched now and
+then has a larger learning rate than one that moves at every step. The loss is that of
+held-out pairs, with all outputs computed, for both alike. `novels` reads
 `english-novels-100.tar.xz` of DIR: every word is in the vocabulary, the slice is its
 beginning, and the held-out pairs are from what follows. Without DIR the text is made
 up.
