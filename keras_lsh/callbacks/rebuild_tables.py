@@ -19,6 +19,10 @@ _SAMPLE = 256
 # wide layers the others follow the neurons that have moved.
 _FULL_EVERY = 8
 
+# And the first after the steps have grown by this factor since the last such one: of
+# hundreds of thousands of neurons it takes as long as many steps.
+_FULL_GROWTH = 4
+
 
 class RebuildTables(keras.callbacks.Callback):
     """Rebuilds the hash tables of a model's LSHDense layers as training goes on.
@@ -31,9 +35,9 @@ class RebuildTables(keras.callbacks.Callback):
 
     In a layer of 20,000 units or more, most of these rebuilds hash only the neurons
     whose weights have changed since the last one, by the hash functions as they are
-    (`layer.rebuild_tables(moved_only=True)`). Every eighth, the first after each
-    doubling of the number of steps, and the last are of all neurons, and let the
-    functions follow the inputs; with `drift` all are. A callback that is given to
+    (`layer.rebuild_tables(moved_only=True)`). Every eighth, those at steps 1, 4, 16, 64
+    and so on, and the last are of all neurons, and let the functions follow the inputs;
+    with `drift` all are. A callback that is given to
     several calls of `fit` counts on from one to the next.
 
     With `inference="sketch"`, the sketch of all neurons is rebuilt with the tables.
@@ -224,7 +228,7 @@ class RebuildTables(keras.callbacks.Callback):
         self._since_full += 1
         full = (
             self.drift is not None
-            or step >= 2 * self._last_full
+            or step >= _FULL_GROWTH * self._last_full
             or self._since_full == _FULL_EVERY
         )
         if full:
