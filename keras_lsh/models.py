@@ -237,14 +237,14 @@ class LSHSequential(_Labelled, keras.Sequential):
     model = keras_lsh.LSHSequential([
         keras.Input((135_909,), sparse=True),
         keras_lsh.SparseInputDense(128, activation="relu"),
-        keras_lsh.LSHDense(670_091, active=1000, output="sparse", force_labels=True),
+        keras_lsh.LSHDense(50_000, active=500, output="sparse", force_labels=True),
     ])
     model.compile(
         keras_lsh.LazyAdam(1e-3),
         keras_lsh.losses.ActiveSoftmaxCrossentropy(),
         metrics=[keras_lsh.metrics.PrecisionAtK(5)],
     )
-    model.fit(dataset, callbacks=[keras_lsh.RebuildTables(every=50)])
+    model.fit(dataset, callbacks=[keras_lsh.RebuildTables(every=5)])
     ids, scores = model.predict_top_k(inputs, k=5)
     ```
     """
