@@ -70,12 +70,6 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "learning_rate": 8e-3,
             "final_rate": 0.05,
         },
-        "1000 at random for each sample": {
-            "method": "uniform",
-            "active": 1000,
-            "learning_rate": 8e-3,
-            "final_rate": 0.02,
-        },
     },
     "amazon_670k": {
         "LSHDense, 8 a sample and 1500 at random, shared": {
@@ -88,17 +82,6 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "learning_rate": 3e-2,
             "epochs": 1,
         },
-        "the same, falling rate": {
-            "method": "lsh",
-            "active": 8,
-            "oversample": 16,
-            "shared": True,
-            "explore": 1500,
-            "every": 50,
-            "learning_rate": 3e-2,
-            "epochs": 1,
-            "final_rate": 0.1,
-        },
         "sampled softmax, 3500": {
             "method": "sampled",
             "active": 3500,
@@ -108,6 +91,17 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "sampled softmax, 3500, falling rate": {
             "method": "sampled",
             "active": 3500,
+            "learning_rate": 3e-2,
+            "epochs": 1,
+            "final_rate": 0.1,
+        },
+        "LSHDense, shared, falling rate": {
+            "method": "lsh",
+            "active": 8,
+            "oversample": 16,
+            "shared": True,
+            "explore": 1500,
+            "every": 50,
             "learning_rate": 3e-2,
             "epochs": 1,
             "final_rate": 0.1,
