@@ -7,6 +7,7 @@
 
 #include "custom_ops/core/active_set.h"
 #include "custom_ops/core/sparse_inputs.h"
+#include "custom_ops/core/unit_chunks.h"
 
 namespace keras_lsh {
 namespace {
@@ -24,8 +25,8 @@ constexpr int64_t kSamplesAtOnce = 64;
 // Neurons' rows that are asked for before they are needed.
 constexpr int64_t kRowsAhead = 4;
 
-// A kernel of at most so many floats stays in the last-level cache.
-constexpr int64_t kSmallKernel = 1 << 21;
+// Rows of at most so many floats, together, stay in the last-level cache.
+constexpr int64_t kCachedFloats = 1 << 21;
 
 // For each place of the groups, its gradient and its sample.
 struct Terms {
@@ -121,37 +122,6 @@ class Slabs {
   const std::unique_ptr<float[]> floats_;  // [count, batch, width], from first_
   float* first_;                           // at the beginning of a cache line
 };
-
-// Sample by sample, the sums held in registers.
-void GradInputOfSmallKernel(const ActiveIds& ids, const Terms& terms,
-                            const NeuronSamples& groups, const float* kernel,
-                            int64_t input_dim, const ParallelFor& parallel_for,
-                            const VectorKernels& vector_kernels,
-                            float* input_gradient) {
-  // The terms by sample, in the order of the neurons.
-  std::vector<int64_t> ends(ids.batch + 1, 0);
-  for (int64_t i = 0; i < terms.count; ++i) ++ends[terms.samples[i] + 1];
-  for (int64_t b = 0; b < ids.batch; ++b) ends[b + 1] += ends[b];
-  std::vector<int64_t> next(ends.begin(), ends.end());
-  std::vector<const float*> rows(terms.count);
-  std::vector<float> scales(terms.count);
-  for (size_t g = 0; g < groups.neurons.size(); ++g) {
-    for (int64_t i = groups.starts[g]; i < groups.starts[g + 1]; ++i) {
-      const int64_t place = next[terms.samples[i]]++;
-      rows[place] = kernel + groups.neurons[g] * input_dim;
-      scales[place] = terms.scales[i];
-    }
-  }
-  parallel_for(ids.batch, ids.active * (input_dim / 8 + 16),
-               [&](int64_t begin, int64_t end) {
-                 for (int64_t b = begin; b < end; ++b) {
-                   vector_kernels.weighted_sum(
-                       rows.data() + ends[b], scales.data() + ends[b],
-                       ends[b + 1] - ends[b], 0, input_dim,
-                       input_gradient + b * input_dim);
-                 }
-               });
-}
 
 // The gradient of one neuron's row by samples that are all sparse.
 void SparseRow(const NeuronSamples& groups, const Terms& terms,
@@ -253,6 +223,33 @@ void ActiveMatmulGradInputAt(const ActiveIds& ids, const NeuronSamples& groups,
       });
 }
 
+bool ActiveMatmulGradInputBySample(const ActiveIds& ids, int64_t units,
+                                   const float* gradient, const float* kernel,
+                                   int64_t input_dim,
+                                   const ParallelFor& parallel_for,
+                                   const VectorKernels& vector_kernels,
+                                   float* input_gradient) {
+  const int64_t rows = std::min(ids.batch * ids.active, units);
+  if (rows * input_dim > kCachedFloats) return false;
+  const UnitChunks whole(ids, units, 31, parallel_for);
+  if (!whole.found()) return false;
+  parallel_for(ids.batch, ids.active * (input_dim / 8 + 16),
+               [&](int64_t begin, int64_t end) {
+                 std::vector<const float*> rows(ids.active);
+                 for (int64_t b = begin; b < end; ++b) {
+                   const int64_t first = whole.begin(b, 0);
+                   const int64_t count = whole.begin(b, 1) - first;
+                   for (int64_t i = 0; i < count; ++i) {
+                     rows[i] = kernel + ids.ids[first + i] * input_dim;
+                   }
+                   vector_kernels.weighted_sum(rows.data(), gradient + first,
+                                               count, 0, input_dim,
+                                               input_gradient + b * input_dim);
+                 }
+               });
+  return true;
+}
+
 void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
                            const float* gradient, const float* kernel,
                            int64_t input_dim, const ParallelFor& parallel_for,
@@ -261,11 +258,6 @@ void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
   const Terms terms(ids, groups, gradient, parallel_for);
   const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
   const int64_t places = static_cast<int64_t>(groups.places.size());
-  if (neurons * input_dim <= kSmallKernel) {
-    GradInputOfSmallKernel(ids, terms, groups, kernel, input_dim, parallel_for,
-                           vector_kernels, input_gradient);
-    return;
-  }
   Slabs sums(ids.batch, input_dim);
   const auto targets = sums.Rows(terms, parallel_for);
   parallel_for(
@@ -292,14 +284,21 @@ void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
 }
 
 void ActiveMatmulGradBias(const NeuronSamples& groups, const float* gradient,
+                          const ParallelFor& parallel_for,
                           float* bias_gradient) {
-  for (size_t g = 0; g < groups.neurons.size(); ++g) {
-    float sum = 0.0f;
-    for (int64_t i = groups.starts[g]; i < groups.starts[g + 1]; ++i) {
-      sum += gradient[groups.places[i]];
-    }
-    bias_gradient[g] = sum;
-  }
+  const int64_t neurons = static_cast<int64_t>(groups.neurons.size());
+  const int64_t places = static_cast<int64_t>(groups.places.size());
+  parallel_for(neurons, 4 + 8 * places / std::max<int64_t>(neurons, 1),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t g = begin; g < end; ++g) {
+                   float sum = 0.0f;
+                   for (int64_t i = groups.starts[g]; i < groups.starts[g + 1];
+                        ++i) {
+                     sum += gradient[groups.places[i]];
+                   }
+                   bias_gradient[g] = sum;
+                 }
+               });
 }
 
 void ActiveMatmulGradKernel(const ActiveIds& ids, const NeuronSamples& groups,

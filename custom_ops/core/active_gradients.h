@@ -29,6 +29,17 @@ void ActiveMatmulGradInput(const ActiveIds& ids, const NeuronSamples& groups,
                            const VectorKernels& vector_kernels,
                            float* input_gradient);
 
+// The same without groups, sample by sample; false, with nothing done, where
+// the rows might not stay in the caches from one sample to the next, or the ids
+// of a sample do not ascend. They are in range (CheckIds), and there is a unit
+// at least.
+bool ActiveMatmulGradInputBySample(const ActiveIds& ids, int64_t units,
+                                   const float* gradient, const float* kernel,
+                                   int64_t input_dim,
+                                   const ParallelFor& parallel_for,
+                                   const VectorKernels& vector_kernels,
+                                   float* input_gradient);
+
 // The same at a few columns of each sample, and 0 elsewhere.
 //
 //   wanted          [batch, any], columns in [0, input_dim) or kNoId
@@ -46,6 +57,7 @@ void ActiveMatmulGradInputAt(const ActiveIds& ids, const NeuronSamples& groups,
 //   gradient       [batch, active], by the values
 //   bias_gradient  [groups.neurons], written
 void ActiveMatmulGradBias(const NeuronSamples& groups, const float* gradient,
+                          const ParallelFor& parallel_for,
                           float* bias_gradient);
 
 // The gradient by the chosen rows of the kernel, likewise.

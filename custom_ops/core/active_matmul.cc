@@ -5,6 +5,7 @@
 
 #include "custom_ops/core/active_set.h"
 #include "custom_ops/core/sparse_inputs.h"
+#include "custom_ops/core/unit_chunks.h"
 
 namespace keras_lsh {
 namespace {
@@ -22,15 +23,12 @@ constexpr int64_t kReuse = 2;
 // sample took half as long again.
 constexpr int64_t kKeptInCache = 1 << 21;
 
-// Kernels of up to so many bytes stay in the last cache of most processors.
-constexpr int64_t kHeldInCaches = 1 << 22;
-
 constexpr int64_t kMaxTile = VectorKernels::kMaxTileRows;
 
 // Rows of at most this many elements are read again for each sample where they
-// come from the caches, or for few samples: to bring a neuron's samples
-// together takes longer. Nor does it pay to find out which neurons share most
-// of theirs.
+// come from the caches (unit_chunks.h), or for few samples: to bring a neuron's
+// samples together takes longer. Nor does it pay to find out which neurons
+// share most of theirs.
 constexpr int64_t kShortRow = 128;
 constexpr int64_t kFewSamples = 16;
 
@@ -237,13 +235,14 @@ class SharedSamples {
 bool MultipliesBySample(const ActiveIds& ids, int64_t units, int64_t input_dim,
                         int64_t element_bytes) {
   return input_dim <= kShortRow &&
-         (units * input_dim * element_bytes <= kHeldInCaches ||
-          ids.batch < kFewSamples);
+         (ids.batch < kFewSamples ||
+          BitsOfCachedChunks(ids, units, input_dim * element_bytes) >= 0);
 }
 
 template <typename T>
-void ActiveMatmulBySample(const ActiveIds& ids, const float* inputs,
-                          int64_t input_dim, const T* kernel, const float* bias,
+void ActiveMatmulBySample(const ActiveIds& ids, int64_t units,
+                          const float* inputs, int64_t input_dim,
+                          const T* kernel, const float* bias,
                           const ParallelFor& parallel_for,
                           const VectorKernels& vector_kernels, float* values) {
   const SparseInputs sparse(inputs, ids.batch, input_dim, parallel_for);
@@ -279,16 +278,38 @@ void ActiveMatmulBySample(const ActiveIds& ids, const float* inputs,
       }
     }
   };
-  parallel_for(ids.batch * ids.active, input_dim / 4 + 16,
-               [&](int64_t begin, int64_t end) {
-                 while (begin < end) {
-                   const int64_t sample = begin / ids.active;
-                   const int64_t last =
-                       std::min((sample + 1) * ids.active, end);
-                   multiply(sample, begin, last);
-                   begin = last;
-                 }
-               });
+  const int64_t cost = input_dim / 4 + 16;
+  const int bits = ids.batch < kFewSamples
+                       ? -1
+                       : BitsOfCachedChunks(ids, units, input_dim * sizeof(T));
+  if (bits >= 0 && (units - 1) >> bits > 0) {
+    const UnitChunks chunks(ids, units, bits, parallel_for);
+    if (chunks.found()) {
+      const int64_t places = ids.batch * ids.active / chunks.count() + 1;
+      parallel_for(
+          chunks.count(), cost * places, [&](int64_t begin, int64_t end) {
+            for (int64_t c = begin; c < end; ++c) {
+              for (int64_t b = 0; b < ids.batch; ++b) {
+                multiply(b, chunks.begin(b, c), chunks.begin(b, c + 1));
+              }
+            }
+          });
+      // No chunk has the unused places.
+      for (int64_t b = 0; b < ids.batch; ++b) {
+        std::fill(values + chunks.begin(b, chunks.count()),
+                  values + (b + 1) * ids.active, 0.0f);
+      }
+      return;
+    }
+  }
+  parallel_for(ids.batch * ids.active, cost, [&](int64_t begin, int64_t end) {
+    while (begin < end) {
+      const int64_t sample = begin / ids.active;
+      const int64_t last = std::min((sample + 1) * ids.active, end);
+      multiply(sample, begin, last);
+      begin = last;
+    }
+  });
 }
 
 template <typename T>
@@ -340,8 +361,8 @@ void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
       const ActiveIds&, const NeuronSamples&, const float*, int64_t, const T*, \
       const float*, const ParallelFor&, const VectorKernels&, float*);         \
   template void ActiveMatmulBySample<T>(                                       \
-      const ActiveIds&, const float*, int64_t, const T*, const float*,         \
-      const ParallelFor&, const VectorKernels&, float*);
+      const ActiveIds&, int64_t, const float*, int64_t, const T*,              \
+      const float*, const ParallelFor&, const VectorKernels&, float*);
 INSTANTIATE(float)
 INSTANTIATE(Bfloat16)
 #undef INSTANTIATE

@@ -26,11 +26,13 @@ void ActiveMatmul(const ActiveIds& ids, const NeuronSamples& groups,
                   const float* bias, const ParallelFor& parallel_for,
                   const VectorKernels& vector_kernels, float* values);
 
-// The same, without groups: each sample reads the rows of its neurons. The ids
-// are in range (CheckIds), and there is a unit at least.
+// The same, without groups: each sample reads the rows of its neurons, of many
+// samples chunk by chunk of the units (unit_chunks.h). The ids are in range
+// (CheckIds), and there is a unit at least.
 template <typename T>
-void ActiveMatmulBySample(const ActiveIds& ids, const float* inputs,
-                          int64_t input_dim, const T* kernel, const float* bias,
+void ActiveMatmulBySample(const ActiveIds& ids, int64_t units,
+                          const float* inputs, int64_t input_dim,
+                          const T* kernel, const float* bias,
                           const ParallelFor& parallel_for,
                           const VectorKernels& vector_kernels, float* values);
 

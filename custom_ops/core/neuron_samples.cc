@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "custom_ops/core/active_set.h"
+#include "custom_ops/core/unit_chunks.h"
 #include "custom_ops/core/vector_kernels.h"
 
 namespace keras_lsh {
@@ -112,58 +113,25 @@ void GroupBySorting(const ActiveIds& ids, int64_t units, NeuronSamples* out) {
   out->starts.push_back(static_cast<int64_t>(items.size()));
 }
 
-// Whether each sample's ids ascend, unused places last, as active sets do. If
-// so, where the ids of each chunk of 2^`chunk_bits` units begin, [batch,
-// chunks + 1], places of `ids`.
-bool FindChunks(const ActiveIds& ids, int chunk_bits, int64_t chunks,
-                const ParallelFor& parallel_for, std::vector<int32_t>* begins) {
-  begins->resize(ids.batch * (chunks + 1));
-  std::atomic<bool> ascend{true};
-  parallel_for(ids.batch, 2 * ids.active + chunks,
-               [&](int64_t first, int64_t last) {
-                 for (int64_t b = first; b < last; ++b) {
-                   int32_t* begin = begins->data() + b * (chunks + 1);
-                   int64_t chunk = 0;
-                   int32_t before = -1;
-                   int64_t place = b * ids.active;
-                   const int64_t end = place + ids.active;
-                   for (; place < end && ids.ids[place] != kNoId; ++place) {
-                     const int32_t id = ids.ids[place];
-                     if (id < before) ascend = false;
-                     before = std::max(before, id);
-                     while (chunk <= before >> chunk_bits) {
-                       begin[chunk++] = static_cast<int32_t>(place);
-                     }
-                   }
-                   while (chunk <= chunks) {
-                     begin[chunk++] = static_cast<int32_t>(place);
-                   }
-                   for (; place < end; ++place) {
-                     if (ids.ids[place] != kNoId) ascend = false;
-                   }
-                 }
-               });
-  return ascend;
-}
-
 // Of ids that ascend within each sample: chunk by chunk of the units, with a
 // counter for each unit of a chunk, which the first-level cache holds. False if
 // they do not.
 bool GroupByChunks(const ActiveIds& ids, int64_t units,
                    const ParallelFor& parallel_for, NeuronSamples* out) {
-  int chunk_bits = kChunkBits;
-  while (units >> chunk_bits > kMaxChunks) ++chunk_bits;
-  const int64_t width = int64_t{1} << chunk_bits;
-  const int64_t chunks = ((units - 1) >> chunk_bits) + 1;
-  if (width * chunks > kUnitsAPlace * ids.batch * ids.active) return false;
-  std::vector<int32_t> begins;
-  if (!FindChunks(ids, chunk_bits, chunks, parallel_for, &begins)) return false;
+  int bits = kChunkBits;
+  while (units >> bits > kMaxChunks) ++bits;
+  const int64_t width = int64_t{1} << bits;
+  const UnitChunks by_chunk(ids, units, bits, parallel_for);
+  const int64_t chunks = by_chunk.count();
+  if (!by_chunk.found() ||
+      width * chunks > kUnitsAPlace * ids.batch * ids.active) {
+    return false;
+  }
   // Where the places of a chunk stand in the result.
   std::vector<int32_t> firsts(chunks + 1, 0);
   for (int64_t b = 0; b < ids.batch; ++b) {
-    const int32_t* begin = begins.data() + b * (chunks + 1);
     for (int64_t c = 0; c < chunks; ++c) {
-      firsts[c + 1] += begin[c + 1] - begin[c];
+      firsts[c + 1] += by_chunk.begin(b, c + 1) - by_chunk.begin(b, c);
     }
   }
   std::partial_sum(firsts.begin(), firsts.end(), firsts.begin());
@@ -182,8 +150,8 @@ bool GroupByChunks(const ActiveIds& ids, int64_t units,
           const int64_t base = c * width;
           const auto for_each_place = [&](const auto& use) {
             for (int64_t b = 0; b < ids.batch; ++b) {
-              const int32_t* begin = begins.data() + b * (chunks + 1) + c;
-              for (int32_t place = begin[0]; place < begin[1]; ++place) {
+              const int32_t end = by_chunk.begin(b, c + 1);
+              for (int32_t place = by_chunk.begin(b, c); place < end; ++place) {
                 use(places[ids.ids[place] - base], place);
               }
             }
@@ -275,21 +243,35 @@ Status CheckIds(const ActiveIds& ids, int64_t units, const char* name) {
 }
 
 Status CheckGroups(const NeuronSamples& groups, const ActiveIds& ids,
-                   int64_t units) {
+                   int64_t units, const ParallelFor& parallel_for) {
   const auto& [neurons, starts, places, tiles] = groups;
   const int64_t end = static_cast<int64_t>(neurons.size());
-  bool right = static_cast<int64_t>(starts.size()) == end + 1 &&
-               starts.front() == 0 &&
-               starts.back() == static_cast<int64_t>(places.size());
-  for (int64_t g = 0; right && g < end; ++g) {
-    right = neurons[g] >= 0 && neurons[g] < units &&
-            (g == 0 || neurons[g - 1] < neurons[g]) &&
-            starts[g] < starts[g + 1] && starts[g + 1] <= starts.back();
-    for (int64_t i = starts[g]; right && i < starts[g + 1]; ++i) {
-      right = places[i] >= 0 && places[i] < ids.batch * ids.active &&
-              (i == starts[g] || places[i - 1] < places[i]) &&
-              ids.ids[places[i]] == neurons[g];
+  const int64_t count = static_cast<int64_t>(places.size());
+  std::atomic<bool> right{static_cast<int64_t>(starts.size()) == end + 1 &&
+                          starts.front() == 0 && starts.back() == count};
+  const auto is_right = [&, &neurons = neurons, &starts = starts,
+                         &places = places](int64_t g) {
+    if (neurons[g] < 0 || neurons[g] >= units ||
+        (g > 0 && neurons[g - 1] >= neurons[g]) || starts[g] < 0 ||
+        starts[g] >= starts[g + 1] || starts[g + 1] > count) {
+      return false;
     }
+    for (int64_t i = starts[g]; i < starts[g + 1]; ++i) {
+      if (places[i] < 0 || places[i] >= ids.batch * ids.active ||
+          (i > starts[g] && places[i - 1] >= places[i]) ||
+          ids.ids[places[i]] != neurons[g]) {
+        return false;
+      }
+    }
+    return true;
+  };
+  if (right) {
+    parallel_for(end, 10 + 8 * count / std::max<int64_t>(end, 1),
+                 [&](int64_t first, int64_t last) {
+                   for (int64_t g = first; g < last; ++g) {
+                     if (!is_right(g)) right = false;
+                   }
+                 });
   }
   return right ? Status()
                : Status::Invalid(

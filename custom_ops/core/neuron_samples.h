@@ -73,7 +73,7 @@ Status CheckIds(const ActiveIds& ids, int64_t units, const char* name = "ids");
 // Errors unless the groups, made elsewhere, are groups of `ids` as
 // GroupByNeuron makes them without keys, or a part of these.
 Status CheckGroups(const NeuronSamples& groups, const ActiveIds& ids,
-                   int64_t units);
+                   int64_t units, const ParallelFor& parallel_for);
 
 }  // namespace keras_lsh
 

@@ -55,8 +55,8 @@ class ActiveMatmulGradInputOp : public OpKernel {
     OP_REQUIRES_OK(context, kernel.Open(context, 5, "kernel"));
     OP_REQUIRES_OK(context, RequireRank(kernel.tensor(), 2, "kernel"));
     ActiveGradient active;
-    OP_REQUIRES_OK(context,
-                   active.Read(context, 0, kernel.tensor().dim_size(0)));
+    OP_REQUIRES_OK(context, active.ReadIds(context, 0));
+    const int64_t units = kernel.tensor().dim_size(0);
     const int64_t input_dim = kernel.tensor().dim_size(1);
     const Tensor& columns = context->input(6);
     OP_REQUIRES_OK(context, RequireRank(columns, 2, "columns"));
@@ -76,6 +76,15 @@ class ActiveMatmulGradInputOp : public OpKernel {
                                   &input_gradient));
     const float* rows = kernel.tensor().flat<float>().data();
     float* out = input_gradient->flat<float>().data();
+    if (everywhere && units > 0) {
+      OP_REQUIRES_OK(context, ToTensorFlow(CheckIds(active.ids, units)));
+      if (ActiveMatmulGradInputBySample(active.ids, units, active.gradient,
+                                        rows, input_dim, WorkerThreads(context),
+                                        GetVectorKernels(), out)) {
+        return;
+      }
+    }
+    OP_REQUIRES_OK(context, active.ReadGroups(context, 0, units));
     if (everywhere) {
       ActiveMatmulGradInput(active.ids, active.groups, active.gradient, rows,
                             input_dim, WorkerThreads(context),
@@ -120,7 +129,7 @@ class ActiveMatmulGradBiasOp : public OpKernel {
     OP_REQUIRES_OK(context,
                    AllocateOutput(context, 0, {context->input(2).dim_size(0)},
                                   &bias_gradient));
-    ActiveMatmulGradBias(active.groups, active.gradient,
+    ActiveMatmulGradBias(active.groups, active.gradient, WorkerThreads(context),
                          bias_gradient->flat<float>().data());
   }
 };

@@ -77,7 +77,7 @@ class ActiveMatmulOp : public OpKernel {
       const float *x = inputs.flat<float>().data(), *added = nullptr;
       if (use_bias) added = bias.tensor().flat<float>().data();
       if (by_sample) {
-        ActiveMatmulBySample(active, x, inputs.dim_size(1), rows, added,
+        ActiveMatmulBySample(active, units, x, inputs.dim_size(1), rows, added,
                              parallel_for, GetVectorKernels(), out);
       } else {
         ActiveMatmul(active, groups, x, inputs.dim_size(1), rows, added,

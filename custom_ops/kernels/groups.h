@@ -20,6 +20,12 @@ struct ActiveGradient {
   // inputs from `first` on.
   absl::Status Read(tensorflow::OpKernelContext* context, int first,
                     int64_t units) {
+    TF_RETURN_IF_ERROR(ReadIds(context, first));
+    return ReadGroups(context, first, units);
+  }
+
+  // The first two of these.
+  absl::Status ReadIds(tensorflow::OpKernelContext* context, int first) {
     const tensorflow::Tensor& of_values = context->input(first);
     const tensorflow::Tensor& of_ids = context->input(first + 1);
     TF_RETURN_IF_ERROR(RequireRank(of_ids, 2, "ids"));
@@ -29,6 +35,12 @@ struct ActiveGradient {
                  ". Received: ", of_values.shape().DebugString());
     gradient = of_values.flat<float>().data();
     ids = AsActiveIds(of_ids);
+    return absl::OkStatus();
+  }
+
+  // The others.
+  absl::Status ReadGroups(tensorflow::OpKernelContext* context, int first,
+                          int64_t units) {
     const char* const names[] = {"neurons", "starts", "places"};
     for (int i = 0; i < 3; ++i) {
       TF_RETURN_IF_ERROR(
@@ -37,7 +49,8 @@ struct ActiveGradient {
     Copy(context->input(first + 2), &groups.neurons);
     Copy(context->input(first + 3), &groups.starts);
     Copy(context->input(first + 4), &groups.places);
-    return ToTensorFlow(CheckGroups(groups, ids, units));
+    return ToTensorFlow(
+        CheckGroups(groups, ids, units, WorkerThreads(context)));
   }
 
   const float* gradient;  // [batch, active]

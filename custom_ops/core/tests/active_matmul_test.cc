@@ -15,6 +15,7 @@
 #include "custom_ops/core/tests/bfloat16s.h"
 #include "custom_ops/core/tests/check.h"
 #include "custom_ops/core/tests/variants.h"
+#include "custom_ops/core/unit_chunks.h"
 
 namespace keras_lsh {
 namespace testing {
@@ -337,9 +338,9 @@ Floats ForwardBySample(const Batch& b, bool with_bias,
                        const VectorKernels& kernels,
                        const ParallelFor& parallel_for) {
   Floats values(b.places(), kNan);
-  ActiveMatmulBySample(b.view(), b.inputs.data(), b.input_dim, b.kernel.data(),
-                       with_bias ? b.bias.data() : nullptr, parallel_for,
-                       kernels, values.data());
+  ActiveMatmulBySample(b.view(), b.units, b.inputs.data(), b.input_dim,
+                       b.kernel.data(), with_bias ? b.bias.data() : nullptr,
+                       parallel_for, kernels, values.data());
   return values;
 }
 
@@ -415,9 +416,9 @@ void CheckBfloat16Kernel(Random* random, Batch b) {
     CHECK_EQ(InEveryVariant(
                  [&](const VectorKernels& kernels, const ParallelFor& split) {
                    Floats values(b.places(), kNan);
-                   ActiveMatmulBySample(b.view(), b.inputs.data(), b.input_dim,
-                                        kernel.data(), bias, split, kernels,
-                                        values.data());
+                   ActiveMatmulBySample(b.view(), b.units, b.inputs.data(),
+                                        b.input_dim, kernel.data(), bias, split,
+                                        kernels, values.data());
                    return values;
                  }),
              expected);
@@ -454,17 +455,54 @@ TEST(ASampleDoesNotDependOnTheOthers) {
   }
 }
 
+// Unused places last, as in active sets.
+Batch BatchOfSeveralChunks(Random* random, double unused) {
+  Batch b = RandomBatch(random, 40, 120, 9000, 128, 0.0, 0.3);
+  for (int64_t sample = 0; sample < b.batch; ++sample) {
+    for (int64_t slot = b.active; slot > 0 && random->Chance(unused); --slot) {
+      b.ids[sample * b.active + slot - 1] = kNoId;
+    }
+  }
+  const int bits = BitsOfCachedChunks(b.view(), b.units, 4 * b.input_dim);
+  CHECK(bits > 0 && (b.units - 1) >> bits > 0);
+  return b;
+}
+
+TEST(SamplesReadRowsChunkByChunk) {
+  Random random(18);
+  for (const double unused : {0.0, 0.9, 1.0}) {
+    const Batch b = BatchOfSeveralChunks(&random, unused);
+    CHECK_EQ(InEveryVariant([&](const auto&... variant) {
+               return ForwardBySample(b, true, variant...);
+             }),
+             Forward(b, true, GetVectorKernels(), SerialFor));
+  }
+}
+
+TEST(SamplesWithoutAnOrderReadRowsAsTheyCome) {
+  Random random(19);
+  Batch b = BatchOfSeveralChunks(&random, 0.0);
+  std::swap(b.ids[0], b.ids[b.active - 1]);
+  CHECK_EQ(InEveryVariant([&](const auto&... variant) {
+             return ForwardBySample(b, false, variant...);
+           }),
+           Forward(b, false, GetVectorKernels(), SerialFor));
+}
+
 TEST(WhatIsMultipliedBySample) {
-  const auto by_sample = [](int64_t batch, int64_t units, int64_t input_dim) {
-    return MultipliesBySample({nullptr, batch, 1000}, units, input_dim, 4);
+  const auto by_sample = [](int64_t batch, int64_t active, int64_t input_dim,
+                            int64_t element_bytes) {
+    return MultipliesBySample({nullptr, batch, active}, 1 << 20, input_dim,
+                              element_bytes);
   };
-  CHECK(by_sample(16, 8192, 128));   // in the caches
-  CHECK(!by_sample(16, 8193, 128));  // samples may share neurons
-  CHECK(by_sample(15, 8193, 128));   // few of them
-  CHECK(!by_sample(1, 1, 129));      // long rows
-  // Of two bytes an element twice as many are in the caches.
-  CHECK(MultipliesBySample({nullptr, 16, 1000}, 16384, 128, 2));
-  CHECK(!MultipliesBySample({nullptr, 16, 1000}, 16385, 128, 2));
+  CHECK(by_sample(128, 1000, 128, 4));
+  CHECK(!by_sample(16, 1000, 129, 4));  // long rows
+  CHECK(by_sample(16, 1, 128, 4));      // one chunk
+  CHECK(by_sample(15, 1, 128, 4));      // few samples
+  // Many samples of few neurons: more chunks than there would be work in.
+  CHECK(!by_sample(2000, 8, 128, 4));
+  CHECK(by_sample(2000, 8, 32, 4));
+  CHECK(by_sample(2000, 8, 64, 2));
 }
 
 TEST(WhatIsSparse) {
@@ -681,7 +719,30 @@ Floats GradInput(const Batch& b, const VectorKernels& kernels,
   ActiveMatmulGradInput(b.view(), b.Groups(), b.gradient.data(),
                         b.kernel.data(), b.input_dim, parallel_for, kernels,
                         result.data());
+  Floats by_sample(b.batch * b.input_dim, kNan);
+  if (ActiveMatmulGradInputBySample(b.view(), b.units, b.gradient.data(),
+                                    b.kernel.data(), b.input_dim, parallel_for,
+                                    kernels, by_sample.data())) {
+    CHECK_EQ(by_sample, result);
+  }
   return result;
+}
+
+TEST(WhoseInputGradientIsAddedUpBySample) {
+  Random random(20);
+  const auto by_sample = [](const Batch& b) {
+    Floats result(b.batch * b.input_dim);
+    return ActiveMatmulGradInputBySample(
+        b.view(), b.units, b.gradient.data(), b.kernel.data(), b.input_dim,
+        SerialFor, GetVectorKernels(), result.data());
+  };
+  Batch b = RandomBatch(&random, 10, 100, 1048, 2000, 0.0);
+  CHECK(by_sample(b));  // 1,000 rows of 2,000 elements
+  b.ids[99] = kNoId;
+  CHECK(by_sample(b));
+  b.ids[50] = kNoId;  // an unused place that is not the last
+  CHECK(!by_sample(b));
+  CHECK(!by_sample(RandomBatch(&random, 11, 100, 1049, 2000, 0.0)));
 }
 
 // The gradient rows, and behind them the gradient of the biases.
@@ -692,7 +753,7 @@ Floats GradKernel(const Batch& b, const VectorKernels& kernels,
   Floats rows(neurons * b.input_dim, kNan), bias(neurons, kNan);
   ActiveMatmulGradKernel(b.view(), groups, b.gradient.data(), b.inputs.data(),
                          b.input_dim, parallel_for, kernels, rows.data());
-  ActiveMatmulGradBias(groups, b.gradient.data(), bias.data());
+  ActiveMatmulGradBias(groups, b.gradient.data(), parallel_for, bias.data());
   rows.insert(rows.end(), bias.begin(), bias.end());
   return rows;
 }

@@ -168,12 +168,13 @@ TEST(RowsOutOfRangeChangeNothing) {
 
 TEST(GroupsMadeElsewhere) {
   for (const Case& c : Cases())
-    CHECK_OK(CheckGroups(c.groups, c.view(), c.units));
+    CHECK_OK(CheckGroups(c.groups, c.view(), c.units, SerialFor));
   const Case c = Cases()[0];
   const auto fails = [&](const auto& spoil, int64_t units) {
     NeuronSamples groups = c.groups;
     spoil(&groups);
-    CHECK_ERROR(CheckGroups(groups, c.view(), units), "LshGroupByNeuron");
+    CHECK_ERROR(CheckGroups(groups, c.view(), units, SerialFor),
+                "LshGroupByNeuron");
   };
   fails([](NeuronSamples*) {}, c.groups.neurons.back());
   fails([](NeuronSamples* g) { g->starts.clear(); }, c.units);
