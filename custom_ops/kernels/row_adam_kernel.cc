@@ -61,9 +61,11 @@ class LockedRows {
   const AdamOptions& options() const { return options_; }
 
   // The rows, to be changed.
-  absl::Status Own(OpKernelContext* context, AdamRows* rows) {
-    for (auto& variable : variables_) {
-      TF_RETURN_IF_ERROR(OwnBuffer(context, variable.get()));
+  absl::Status Own(OpKernelContext* context,
+                   std::array<HugePages, 4>* huge_pages, AdamRows* rows) {
+    for (int i = 0; i < 4; ++i) {
+      TF_RETURN_IF_ERROR(
+          OwnBuffer(context, variables_[i].get(), &(*huge_pages)[i]));
     }
     const Tensor* value = variables_[0]->tensor();
     const int64_t total_rows = value->dim_size(0);
@@ -119,7 +121,7 @@ class RowAdamOp : public OpKernel {
                 Invalid("`gradient` must have shape ", expected.DebugString(),
                         ". Received: ", gradient.shape().DebugString()));
     AdamRows state;
-    OP_REQUIRES_OK(context, locked.Own(context, &state));
+    OP_REQUIRES_OK(context, locked.Own(context, &huge_pages_, &state));
     OP_REQUIRES_OK(context,
                    ToTensorFlow(RowAdam(
                        locked.options(), rows.flat<int32_t>().data(),
@@ -129,6 +131,7 @@ class RowAdamOp : public OpKernel {
 
  private:
   float epsilon_;
+  std::array<HugePages, 4> huge_pages_;
 };
 
 class ActiveRowAdamOp : public OpKernel {
@@ -153,7 +156,7 @@ class ActiveRowAdamOp : public OpKernel {
                         inputs.dim_size(1),
                         ". Received: shape=", locked.shape().DebugString()));
     AdamRows state;
-    OP_REQUIRES_OK(context, locked.Own(context, &state));
+    OP_REQUIRES_OK(context, locked.Own(context, &huge_pages_, &state));
     OP_REQUIRES_OK(context,
                    ToTensorFlow(ActiveRowAdam(
                        locked.options(), active.ids, active.groups,
@@ -163,6 +166,7 @@ class ActiveRowAdamOp : public OpKernel {
 
  private:
   float epsilon_;
+  std::array<HugePages, 4> huge_pages_;
 };
 
 REGISTER_KERNEL_BUILDER(

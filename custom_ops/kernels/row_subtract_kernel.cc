@@ -36,7 +36,7 @@ class RowSubtractOp : public OpKernel {
     OP_REQUIRES(context, values.shape() == expected,
                 Invalid("`values` must have shape ", expected.DebugString(),
                         ". Received: ", values.shape().DebugString()));
-    OP_REQUIRES_OK(context, OwnBuffer(context, variable.get()));
+    OP_REQUIRES_OK(context, OwnBuffer(context, variable.get(), &huge_pages_));
     Tensor* tensor = variable->tensor();
     const int64_t total_rows = shape.dim_size(0);
     OP_REQUIRES_OK(
@@ -47,6 +47,9 @@ class RowSubtractOp : public OpKernel {
             total_rows == 0 ? 0 : tensor->NumElements() / total_rows,
             tensor->flat<float>().data())));
   }
+
+ private:
+  HugePages huge_pages_;
 };
 
 class ActiveRowSubtractOp : public OpKernel {
@@ -72,7 +75,7 @@ class ActiveRowSubtractOp : public OpKernel {
                 "`inputs`, ",
                 inputs.dim_size(1), ". Received: shape=", shape.DebugString()));
     OP_REQUIRES_OK(context, RequireRank(context->input(7), 0, "scale"));
-    OP_REQUIRES_OK(context, OwnBuffer(context, variable.get()));
+    OP_REQUIRES_OK(context, OwnBuffer(context, variable.get(), &huge_pages_));
     OP_REQUIRES_OK(
         context,
         ToTensorFlow(SubtractActiveRows(
@@ -81,6 +84,9 @@ class ActiveRowSubtractOp : public OpKernel {
             WorkerThreads(context), GetVectorKernels(), shape.dim_size(0),
             shape.dim_size(1), variable->tensor()->flat<float>().data())));
   }
+
+ private:
+  HugePages huge_pages_;
 };
 
 REGISTER_KERNEL_BUILDER(

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "custom_ops/core/huge_pages.h"
 #include "custom_ops/kernels/kernel_helpers.h"
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_var.h"
@@ -65,16 +66,20 @@ class ReadInPlace {
 // not put the variable into copy-on-read mode, in which every later dense read
 // (evaluation, saving, rebuilding the tables) copies it whole.
 inline absl::Status OwnBuffer(tensorflow::OpKernelContext* context,
-                              tensorflow::Var* variable) {
+                              tensorflow::Var* variable,
+                              HugePages* huge_pages) {
   tensorflow::Tensor* tensor = variable->tensor();
-  if (tensor->RefCountIsOne()) return absl::OkStatus();
-  tensorflow::Tensor copy;
-  TF_RETURN_IF_ERROR(
-      context->allocate_temp(tensor->dtype(), tensor->shape(), &copy));
+  if (!tensor->RefCountIsOne()) {
+    tensorflow::Tensor copy;
+    TF_RETURN_IF_ERROR(
+        context->allocate_temp(tensor->dtype(), tensor->shape(), &copy));
+    const auto bytes = tensor->tensor_data();
+    std::copy(bytes.begin(), bytes.end(),
+              const_cast<char*>(copy.tensor_data().data()));
+    *tensor = copy;
+  }
   const auto bytes = tensor->tensor_data();
-  std::copy(bytes.begin(), bytes.end(),
-            const_cast<char*>(copy.tensor_data().data()));
-  *tensor = copy;
+  huge_pages->Join(bytes.data(), static_cast<int64_t>(bytes.size()));
   return absl::OkStatus();
 }
 
