@@ -330,9 +330,14 @@ KLSH_TARGET static inline void AddSums(__m256i all, __m256i odd, __m256i* low,
   *high =
       _mm256_add_epi32(*high, _mm256_cvtepu16_epi32(_mm_unpackhi_epi16(e, o)));
 }
+constexpr int64_t kBytesAhead = 2048;   // of codes, in the scan of a sketch
+constexpr int64_t kNeuronsAhead = 256;  // of scales and biases
+
 // The sums of 32 neurons, as `groups` nibbles say what to add. A register holds
 // the 16 bytes of two groups, and the tables of these: one shuffle looks up 32
-// numbers. Two of them fit a byte, those of 512 groups 16 bits.
+// numbers. Two of them fit a byte, those of 512 groups 16 bits. Asks for the
+// codes that are a few blocks further: the processor does not do so early
+// enough for all of a scan's streams.
 KLSH_TARGET static inline void BlockSums(const uint8_t* codes,
                                          const uint8_t* tables, int64_t groups,
                                          __m256i (&sums)[4]) {
@@ -342,7 +347,9 @@ KLSH_TARGET static inline void BlockSums(const uint8_t* codes,
     const int64_t end = groups < kGroupsAtOnce ? groups : kGroupsAtOnce;
     __m256i all_low = _mm256_setzero_si256(), all_high = all_low;
     __m256i odd_low = all_low, odd_high = all_low;
+#pragma GCC unroll 4
     for (int64_t g = 0; g < end; g += 4) {
+      _mm_prefetch(codes + 16 * g + kBytesAhead, _MM_HINT_T0);
       const __m256i a = LoadBytes(codes + 16 * g);
       const __m256i b = LoadBytes(codes + 16 * g + 32);
       const __m256i of_a = LoadBytes(tables + 16 * g);
@@ -369,30 +376,41 @@ KLSH_TARGET static inline uint32_t ScoreBlock(const SketchScan& scan,
   __m256i sums[4];
   BlockSums(scan.codes + first * scan.groups / 2, scan.tables, scan.groups,
             sums);
-  uint32_t chosen = 0;
-  for (int i = 0; 8 * i < n; ++i) {
-    const int64_t j = first + 8 * i;
-    const int rest = n - 8 * i;
-    __m256 scale, bias = _mm256_setzero_ps();
-    if (rest >= 8) {
-      scale = _mm256_loadu_ps(scan.scales + j);
-      if (scan.bias != nullptr) bias = _mm256_loadu_ps(scan.bias + j);
-    } else {
-      scale = _mm256_maskload_ps(scan.scales + j, Mask(rest));
-      if (scan.bias != nullptr) {
-        bias = _mm256_maskload_ps(scan.bias + j, Mask(rest));
-      }
+  const float* scales = scan.scales + first;
+  const float* biases = scan.bias == nullptr ? nullptr : scan.bias + first;
+  for (int i = 0; i < kSketchBlock; i += 16) {
+    _mm_prefetch(scales + kNeuronsAhead + i, _MM_HINT_T0);
+    if (biases != nullptr) {
+      _mm_prefetch(biases + kNeuronsAhead + i, _MM_HINT_T0);
     }
-    const __m256i twice = _mm256_slli_epi32(sums[i], 1);
-    const __m256i product =
-        _mm256_sub_epi32(twice, _mm256_set1_epi32(scan.base));
+  }
+  float some[2][kSketchBlock];
+  if (n < kSketchBlock) {
+    std::fill_n(some[0], 2 * kSketchBlock, 0.0f);
+    std::copy_n(scales, n, some[0]);
+    if (biases != nullptr) std::copy_n(biases, n, some[1]);
+    scales = some[0];
+    biases = some[1];
+  }
+  __m256 score[4], is_chosen[4];
+  for (int i = 0; i < 4; ++i) {
+    const __m256i product = _mm256_sub_epi32(_mm256_add_epi32(sums[i], sums[i]),
+                                             _mm256_set1_epi32(scan.base));
     const __m256 value =
         _mm256_mul_ps(_mm256_set1_ps(scan.step), _mm256_cvtepi32_ps(product));
-    const __m256 score = _mm256_add_ps(_mm256_mul_ps(scale, value), bias);
-    _mm256_storeu_ps(scores + 8 * i, score);
-    const __m256 is_chosen =
-        _mm256_cmp_ps(score, _mm256_set1_ps(limit), _CMP_NLT_UQ);
-    chosen |= static_cast<uint32_t>(_mm256_movemask_ps(is_chosen)) << 8 * i;
+    const __m256 bias = biases == nullptr ? _mm256_setzero_ps()
+                                          : _mm256_loadu_ps(biases + 8 * i);
+    score[i] = _mm256_add_ps(
+        _mm256_mul_ps(_mm256_loadu_ps(scales + 8 * i), value), bias);
+    is_chosen[i] = _mm256_cmp_ps(score[i], _mm256_set1_ps(limit), _CMP_NLT_UQ);
+  }
+  const __m256 any = _mm256_or_ps(_mm256_or_ps(is_chosen[0], is_chosen[1]),
+                                  _mm256_or_ps(is_chosen[2], is_chosen[3]));
+  if (_mm256_movemask_ps(any) == 0) return 0;  // as nearly always
+  uint32_t chosen = 0;
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(scores + 8 * i, score[i]);
+    chosen |= static_cast<uint32_t>(_mm256_movemask_ps(is_chosen[i])) << 8 * i;
   }
   return n == kSketchBlock ? chosen : chosen & ((1u << n) - 1);
 }
