@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <vector>
 
 #include "custom_ops/core/ranking_key.h"
@@ -20,6 +21,8 @@ constexpr int64_t kBytesAtOnce = 65536;  // of codes, to stay in the cache
 constexpr int64_t kMostAtOnce = 4096;    // neurons
 constexpr int64_t kSamplesAtOnce = 16;
 constexpr int64_t kSamplesInMemory = 256;  // each has its best neurons
+constexpr int64_t kShareTried = 64;        // of the neurons, one
+constexpr int64_t kPlacesTried = 16;       // where these are
 
 int64_t Blocks(int64_t units) {
   return (units + kSketchBlock - 1) / kSketchBlock;
@@ -164,6 +167,18 @@ class Best {
  public:
   explicit Best(int64_t count) : count_(count) {}
 
+  // Leaves out the neurons of lower scores than the worst of others: a guess,
+  // to be withdrawn if too few are left.
+  void GuessLimit(Best* others) {
+    others->Cut();
+    limit_ = others->limit() & ~uint64_t{std::numeric_limits<uint32_t>::max()};
+  }
+  void WithdrawGuess() {
+    limit_ = 0;
+    keys_.clear();
+  }
+  bool Enough() const { return static_cast<int64_t>(keys_.size()) >= count_; }
+
   // No neuron below the first is among the best, which is the score of
   // the second.
   uint64_t limit() const { return limit_.load(std::memory_order_relaxed); }
@@ -183,7 +198,7 @@ class Best {
     std::lock_guard<std::mutex> lock(mutex_);
     keys_.insert(keys_.end(), keys.begin(), keys.end());
     const auto size = static_cast<int64_t>(keys_.size());
-    if (size >= 2 * count_ || limit() == 0) Cut();
+    if (size >= 2 * count_ + kMostAtOnce || limit() == 0) Cut();
   }
 
   void Write(int32_t* ids) {
@@ -198,7 +213,7 @@ class Best {
   static constexpr uint32_t kSign = uint32_t{1} << 31;
 
   void Cut() {
-    if (static_cast<int64_t>(keys_.size()) < count_) return;
+    if (!Enough()) return;
     const auto last = keys_.begin() + (count_ - 1);
     std::nth_element(keys_.begin(), last, keys_.end(), std::greater<>());
     limit_.store(*last, std::memory_order_relaxed);
@@ -217,18 +232,18 @@ class Scanner {
   Scanner(const SketchQueries& queries, int64_t at_once,
           const VectorKernels& vector_kernels)
       : queries_(queries),
-        at_once_(at_once),
         vector_kernels_(vector_kernels),
         found_(at_once),
         scores_(at_once) {}
 
-  void Scan(int64_t first, const Query& query, const uint8_t* tables,
-            Best* best) {
+  // At most `units` neurons from `first` on, no more than there is room for.
+  void Scan(int64_t first, int64_t units, const Query& query,
+            const uint8_t* tables, Best* best) {
     const SketchQueries& q = queries_;
     const SketchScan scan = {q.codes + first * q.groups / 2,
                              q.scales + first,
                              q.bias == nullptr ? nullptr : q.bias + first,
-                             std::min(at_once_, q.units - first),
+                             std::min(units, q.units - first),
                              q.groups,
                              tables,
                              query.step,
@@ -244,9 +259,30 @@ class Scanner {
     best->Add(keys_);
   }
 
+  // Guesses a limit from some neurons, here and there.
+  void Guess(const Query& query, const uint8_t* tables, int64_t count,
+             Best* best) {
+    const int64_t blocks = queries_.units / kSketchBlock;
+    const int64_t each =
+        std::min(blocks / (kShareTried * kPlacesTried) * kSketchBlock,
+                 static_cast<int64_t>(found_.size()));
+    const int64_t tried = kPlacesTried * each;
+    // So many of these may be among the best, but seldom more.
+    const double mean = static_cast<double>(count) *
+                        static_cast<double>(tried) /
+                        static_cast<double>(queries_.units);
+    const auto rank = static_cast<int64_t>(mean + 3 * std::sqrt(mean) + 3);
+    if (rank > tried) return;
+    Best of_these(rank);
+    for (int64_t place = 0; place < kPlacesTried; ++place) {
+      const int64_t block = (2 * place + 1) * blocks / (2 * kPlacesTried);
+      Scan(block * kSketchBlock, each, query, tables, &of_these);
+    }
+    best->GuessLimit(&of_these);
+  }
+
  private:
   const SketchQueries& queries_;
-  const int64_t at_once_;
   const VectorKernels& vector_kernels_;
   std::vector<int32_t> found_;
   std::vector<float> scores_;
@@ -257,37 +293,54 @@ class Scanner {
 void SelectForSome(const SketchQueries& q, int64_t count,
                    const ParallelFor& parallel_for,
                    const VectorKernels& vector_kernels, int32_t* ids) {
-  std::vector<uint8_t> tables(q.batch * q.groups * 16);
-  std::vector<Query> queries(q.batch);
-  parallel_for(q.batch, 100 * q.groups, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      queries[b] = MakeTables(q.rotated + b * 4 * q.groups, q.groups,
-                              tables.data() + b * q.groups * 16);
-    }
-  });
-  std::vector<std::unique_ptr<Best>> best;
-  for (int64_t b = 0; b < q.batch; ++b) {
-    best.push_back(std::make_unique<Best>(count));
-  }
   const int64_t at_once =
       kSketchBlock *
       std::clamp<int64_t>(kBytesAtOnce / (q.groups / 2) / kSketchBlock, 1,
                           kMostAtOnce / kSketchBlock);
+  const int64_t cost_of_each = q.groups / 16 + 2;
+  std::vector<uint8_t> tables(q.batch * q.groups * 16);
+  std::vector<Query> queries(q.batch);
+  std::vector<std::unique_ptr<Best>> best(q.batch);
+  const auto tables_of = [&](int64_t b) {
+    return tables.data() + b * q.groups * 16;
+  };
+  const int64_t cost_of_guess = q.units / kShareTried * cost_of_each;
+  parallel_for(
+      q.batch, 100 * q.groups + cost_of_guess, [&](int64_t begin, int64_t end) {
+        Scanner scanner(q, at_once, vector_kernels);
+        for (int64_t b = begin; b < end; ++b) {
+          queries[b] =
+              MakeTables(q.rotated + b * 4 * q.groups, q.groups, tables_of(b));
+          best[b] = std::make_unique<Best>(count);
+          scanner.Guess(queries[b], tables_of(b), count, best[b].get());
+        }
+      });
+  std::vector<int64_t> samples(q.batch);
+  std::iota(samples.begin(), samples.end(), 0);
   const int64_t pieces = (q.units + at_once - 1) / at_once;
-  const int64_t parts = (q.batch + kSamplesAtOnce - 1) / kSamplesAtOnce;
-  const int64_t cost = std::min(q.batch, kSamplesAtOnce) *
-                       std::min(at_once, q.units) * (q.groups / 16 + 2);
-  parallel_for(pieces * parts, cost, [&](int64_t begin, int64_t end) {
-    Scanner scanner(q, at_once, vector_kernels);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t sample = i % parts * kSamplesAtOnce;
-      const int64_t last = std::min(sample + kSamplesAtOnce, q.batch);
-      for (int64_t b = sample; b < last; ++b) {
-        scanner.Scan(i / parts * at_once, queries[b],
-                     tables.data() + b * q.groups * 16, best[b].get());
+  while (!samples.empty()) {
+    const auto batch = static_cast<int64_t>(samples.size());
+    const int64_t parts = (batch + kSamplesAtOnce - 1) / kSamplesAtOnce;
+    const int64_t cost = std::min(batch, kSamplesAtOnce) *
+                         std::min(at_once, q.units) * cost_of_each;
+    parallel_for(pieces * parts, cost, [&](int64_t begin, int64_t end) {
+      Scanner scanner(q, at_once, vector_kernels);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t part = i % parts * kSamplesAtOnce;
+        const int64_t last = std::min(part + kSamplesAtOnce, batch);
+        for (int64_t s = part; s < last; ++s) {
+          const int64_t b = samples[s];
+          scanner.Scan(i / parts * at_once, at_once, queries[b], tables_of(b),
+                       best[b].get());
+        }
       }
-    }
-  });
+    });
+    // Once more, and without, where the guess was wrong.
+    samples.erase(std::remove_if(samples.begin(), samples.end(),
+                                 [&](int64_t b) { return best[b]->Enough(); }),
+                  samples.end());
+    for (int64_t b : samples) best[b]->WithdrawGuess();
+  }
   parallel_for(q.batch, 100 * count, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) best[b]->Write(ids + b * count);
   });

@@ -317,6 +317,32 @@ TEST(InputsThatAreNothing) {
   }
 }
 
+// So many that a sixty-fourth of them is tried before all others.
+TEST(VeryManyNeurons) {
+  CheckSelection({40'013, 4, 2}, 15, true, [](auto...) {});
+  CheckSelection({40'013, 4, 2}, 16, false,
+                 [](Random*, auto*, auto* scales, auto*) {
+                   for (float& scale : *scales) scale = 1.0f;  // many ties
+                 });
+  CheckSelection({40'013, 4, 2}, 17, true, [](Random* random, auto... parts) {
+    (AddSpecialValues(random, 0.1, parts), ...);
+  });
+}
+
+TEST(VeryManyNeuronsThatAreBestWhereTheyAreTried) {
+  const int64_t blocks = 1250;
+  for (float more : {-100.0f, 100.0f, kNan}) {
+    CheckSelection(
+        {32 * blocks + 13, 4, 2}, 18, true,
+        [more](Random*, auto*, auto*, auto* bias) {
+          for (int64_t place = 1; place < 32; place += 2) {
+            const auto first = bias->begin() + place * blocks / 32 * 32;
+            std::for_each(first, first + 32, [more](float& b) { b += more; });
+          }
+        });
+  }
+}
+
 TEST(NoSamples) {
   CheckSelection({50, 4, 0}, 13, true, [](auto...) {});
 }
