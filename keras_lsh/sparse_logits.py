@@ -119,7 +119,7 @@ def to_active(
     """
     entries = _entries_of(logits)
     if entries:
-        if repeated and entries.ids.shape[0] == 1:
+        if repeated and entries.ids.shape[0] == 1 != entries.values.shape[0]:
             ids = tf.broadcast_to(entries.ids, tf.shape(entries.values))
             return entries.values, ids
         return entries.values, entries.ids
@@ -167,14 +167,16 @@ def top_k(scores: Any, k: int) -> tuple[tf.Tensor, tf.Tensor]:
     if isinstance(scores, tf.SparseTensor):
         values, ids = to_active(scores)
     missing = tf.constant(-float("inf"), values.dtype)
-    ranked = tf.where(tf.math.is_nan(values), missing, values)
-    # Room for k, also if there are fewer columns.
-    short = tf.maximum(k - tf.shape(values)[1], 0)
-    ranked = tf.pad(ranked, [[0, 0], [0, short]], constant_values=missing)
+    # `tf.where` takes many times as long with a scalar.
+    ranked = tf.fill(tf.shape(values), missing)
+    ranked = tf.where(tf.math.is_nan(values), ranked, values)
+    if values.shape[1] is None or values.shape[1] < k:
+        # Room for k, also if there are fewer columns.
+        short = [[0, 0], [0, tf.maximum(k - tf.shape(values)[1], 0)]]
+        ranked = tf.pad(ranked, short, constant_values=missing)
+        if ids is not None:
+            ids = tf.pad(ids, short, constant_values=NO_LABEL)
     best, places = tf.math.top_k(ranked, k)
     if ids is not None:
-        ids = tf.pad(ids, [[0, 0], [0, short]], constant_values=NO_LABEL)
-        places = tf.gather(ids, places, batch_dims=1)
-    else:
-        places = tf.where(places < tf.shape(values)[1], places, NO_LABEL)
-    return places, best
+        return tf.gather(ids, places, batch_dims=1), best
+    return tf.where(places < tf.shape(values)[1], places, NO_LABEL), best

@@ -245,27 +245,23 @@ def _as_it_was(x: Any) -> Any:
 
 def _well_formed(x: tf.SparseTensor, input_dim: int) -> tf.SparseTensor:
     """The sparse tensor, after checks of its width and its indices."""
-    batch, width = tf.unstack(x.dense_shape)
+    width = x.dense_shape[1]
 
     def check() -> Any:
         rows, columns = tf.unstack(x.indices, axis=1)
         number = rows * width + columns
+        # As unsigned numbers, negative ones are large. A single sample is served by few
+        # ops, and each counts: rows and columns are compared together.
+        unsigned = tf.bitcast(x.indices, tf.uint64)
         valid = (
             (width == input_dim)
-            & _all_below(rows, batch)
-            & _all_below(columns, width)
+            & tf.reduce_all(unsigned < tf.cast(x.dense_shape, tf.uint64))
             & tf.reduce_all(number[1:] > number[:-1])
         )
         # As long as all is well, that is all.
         return tf.cond(valid, tf.no_op, lambda: _explain(x, input_dim))
 
     return tf.SparseTensor(checked(x.indices, check), x.values, x.dense_shape)
-
-
-def _all_below(x: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
-    """Whether all of x, int64, lies in [0, end)."""
-    # As unsigned numbers, negative ones are large.
-    return tf.reduce_all(tf.bitcast(x, tf.uint64) < tf.cast(end, tf.uint64))
 
 
 def _explain(x: tf.SparseTensor, input_dim: int) -> Any:
@@ -311,12 +307,13 @@ def _side_by_side(x: tf.SparseTensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     Where a sample has fewer than the most, 0 and -1 at the end.
     """
-    rows = tf.range(x.dense_shape[0] + 1)
-    splits = tf.searchsorted(x.indices[:, 0], rows, out_type=tf.int64)
+    rows, columns = tf.unstack(x.indices, axis=1)
 
     def padded(flat: tf.Tensor, default: Any) -> tf.Tensor:
         # The indices are checked already, and that they ascend.
-        ragged = tf.RaggedTensor.from_row_splits(flat, splits, validate=False)
+        ragged = tf.RaggedTensor.from_value_rowids(
+            flat, rows, nrows=x.dense_shape[0], validate=False
+        )
         return ragged.to_tensor(default)
 
-    return padded(x.values, 0.0), padded(tf.cast(x.indices[:, 1], tf.int32), _NO_ID)
+    return padded(x.values, 0.0), padded(tf.cast(columns, tf.int32), _NO_ID)
