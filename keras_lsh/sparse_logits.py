@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_lsh.labels import NO_LABEL
-from keras_lsh.ops._checks import MAX_INT32
 
 
 class _Entries(NamedTuple):
@@ -55,51 +54,6 @@ def drawn_of(logits: tf.SparseTensor) -> tf.Tensor | None:
     """Which entries are there by chance, of the shape of their ids; None: unknown."""
     entries = _entries_of(logits)
     return entries.drawn if entries else None
-
-
-def places_of(ids: tf.Tensor, sought: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Where the sought ids stand in their rows.
-
-    Args:
-        ids: int32 `[batch, active]`, ascending, -1 at the end if unused; or
-            `[1, active]`, the same for all rows.
-        sought: int32 `[batch, any]`; -1 if unused.
-
-    Returns:
-        int32 `[batch, any]`, `active` or any other place for what is not there; and
-        bool `[batch, any]`, whether it is there.
-    """
-    # One place more, so that whatever is sought has a place in its row.
-    padded = tf.where(ids < 0, MAX_INT32, ids)
-    padded = tf.pad(padded, [[0, 0], [0, 1]], constant_values=MAX_INT32)
-    if ids.shape[0] == 1:
-        places = tf.searchsorted(padded[0], tf.reshape(sought, [-1]))
-        places = tf.reshape(places, tf.shape(sought))
-        return places, tf.equal(tf.gather(padded[0], places), sought)
-    places = tf.searchsorted(padded, sought)
-    return places, tf.equal(tf.gather(padded, places, batch_dims=1), sought)
-
-
-def contained(ids: tf.Tensor, sought: tf.Tensor) -> tf.Tensor:
-    """Which of the ids are among the sought ones of their row.
-
-    Args:
-        ids: int32 `[batch, active]`, ascending, -1 at the end if unused; or
-            `[1, active]`, the same for all rows.
-        sought: int32 `[batch, any]`; -1 if unused.
-
-    Returns:
-        bool `[batch, active]`.
-    """
-    places, found = places_of(ids, sought)
-    batch, active = tf.shape(sought)[0], tf.shape(ids)[1]
-    rows = tf.broadcast_to(tf.range(batch)[:, tf.newaxis], tf.shape(places))
-    hits = tf.scatter_nd(
-        tf.stack([rows, places], axis=-1),
-        tf.cast(found, tf.int32),
-        tf.stack([batch, active + 1]),
-    )
-    return hits[:, :-1] > 0
 
 
 def to_active(

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -85,6 +87,14 @@ static inline Vec Min(const Vec& a, const Vec& b) {
 }
 static inline Vec Max(const Vec& a, const Vec& b) {
   return Map(a, b, [](float x, float y) { return x > y ? x : y; });
+}
+static inline Vec PowerOfTwo(const Vec& v) {
+  uint32_t bits[16];
+  std::memcpy(bits, v.lane, sizeof bits);
+  for (uint32_t& lane : bits) lane = (lane << 23) + 0x3f800000;
+  Vec r;
+  std::memcpy(r.lane, bits, sizeof bits);
+  return r;
 }
 static inline void StoreWhole(int32_t* p, const Vec& v, int32_t added) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<int32_t>(v.lane[i]) + added;
@@ -243,6 +253,14 @@ KLSH_TARGET static inline Vec Min(Vec a, Vec b) {
 }
 KLSH_TARGET static inline Vec Max(Vec a, Vec b) {
   return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)};
+}
+KLSH_TARGET static inline __m256 PowerOfTwo8(__m256 v) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(v), 23);
+  return _mm256_castsi256_ps(
+      _mm256_add_epi32(exponent, _mm256_set1_epi32(0x3f800000)));
+}
+KLSH_TARGET static inline Vec PowerOfTwo(Vec v) {
+  return {PowerOfTwo8(v.low), PowerOfTwo8(v.high)};
 }
 KLSH_TARGET static inline void StoreWhole(int32_t* p, Vec v, int32_t added) {
   __m256i* halves = reinterpret_cast<__m256i*>(p);
@@ -471,6 +489,11 @@ KLSH_TARGET static inline Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 KLSH_TARGET static inline Vec Sqrt(Vec a) { return _mm512_sqrt_ps(a); }
 KLSH_TARGET static inline Vec Min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 KLSH_TARGET static inline Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+KLSH_TARGET static inline Vec PowerOfTwo(Vec v) {
+  const __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(v), 23);
+  return _mm512_castsi512_ps(
+      _mm512_add_epi32(exponent, _mm512_set1_epi32(0x3f800000)));
+}
 KLSH_TARGET static inline void StoreWhole(int32_t* p, Vec v, int32_t added) {
   _mm512_storeu_si512(
       p, _mm512_add_epi32(_mm512_cvttps_epi32(v), _mm512_set1_epi32(added)));

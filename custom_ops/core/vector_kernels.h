@@ -135,6 +135,22 @@ struct VectorKernels {
   // equal.
   void (*weigh)(const float* values, int64_t n, int32_t* weights);
 
+  // The least and the largest of values[i], for i in [0, n); without NaN, which
+  // counts for neither, and infinity and -infinity if nothing is left.
+  void (*find_range)(const float* values, int64_t n, float* least,
+                     float* largest);
+
+  // The sum of weights[i] * exp(values[i] - largest), or with null weights of
+  // exp(values[i] - largest), for i in [0, n). No value is above `largest`.
+  // exp(x) is within 2 units in the last place, and 0 for x < -87.7.
+  float (*sum_exp)(const float* values, const float* weights, float largest,
+                   int64_t n);
+
+  // out[i] = scale * exp(values[i] - largest), times weights[i] if these are
+  // not null, for i in [0, n), with the exponentials of `sum_exp`.
+  void (*scale_exp)(const float* values, const float* weights, float largest,
+                    float scale, int64_t n, float* out);
+
   // The neurons whose score is not less than `limit` (so those of NaN, too),
   // ascending, and their scores: written to `found` and `scores`, which have
   // room for all; returns their number.

@@ -65,6 +65,19 @@ absl::Status GradInputShape(InferenceContext* c) {
   return absl::OkStatus();
 }
 
+// Of `values`, `ids`, `labels`, `drawn` and `units`, inputs from `first` on.
+absl::Status CheckLogitShapes(InferenceContext* c, int first,
+                              ShapeHandle* values) {
+  ShapeHandle unused, labels;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first), 2, values));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 1), 2, &unused));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 2), 2, &labels));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 3), 2, &unused));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 4), 0, &unused));
+  DimensionHandle batch;
+  return c->Merge(c->Dim(*values, 0), c->Dim(labels, 0), &batch);
+}
+
 }  // namespace
 
 constexpr char kActiveMatmulDoc[] = R"doc(
@@ -272,6 +285,69 @@ Reads the values of the active neurons; the gradient of LshScatterActive.
 inputs: [batch, units].
 ids: [batch, active], in [0, units); -1 marks an unused place.
 values: [batch, active]; 0 in unused places.
+)doc");
+
+REGISTER_OP("LshActiveSoftmaxCrossentropy")
+    .Input("values: float")
+    .Input("ids: int32")
+    .Input("labels: int32")
+    .Input("drawn: bool")
+    .Input("units: int64")
+    .Output("losses: float")
+    .Output("largest: float")
+    .Output("totals: float")
+    .Attr("label_smoothing: float = 0.0")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle values;
+      TF_RETURN_IF_ERROR(CheckLogitShapes(c, 0, &values));
+      for (int i = 0; i < 3; ++i)
+        c->set_output(i, c->Vector(c->Dim(values, 0)));
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The softmax cross-entropy of each sample over its active classes.
+
+values: [batch, active], the logits.
+ids: [batch or 1, active], the class of each, strictly ascending in a row; -1 marks an
+  unused place, at the end.
+labels: [batch, any], the classes that share the target; -1 marks an unused place. Those
+  that are not active have the least logit of their sample.
+drawn: [batch or 1, active], or [0, 0] for none: the classes that stand for all that are
+  neither active nor labels, unless they are labels themselves.
+units: scalar, the number of all classes.
+label_smoothing: the share of the target that goes to all classes.
+losses: [batch]; log(units) without active classes.
+largest: [batch], the largest logits.
+totals: [batch], the sums of exp(logit - largest), missing labels included.
+)doc");
+
+REGISTER_OP("LshActiveSoftmaxCrossentropyGrad")
+    .Input("gradient: float")
+    .Input("largest: float")
+    .Input("totals: float")
+    .Input("values: float")
+    .Input("ids: int32")
+    .Input("labels: int32")
+    .Input("drawn: bool")
+    .Input("units: int64")
+    .Output("by_values: float")
+    .Attr("label_smoothing: float = 0.0")
+    .Attr("softmax_only: bool = false")
+    .SetShapeFn([](InferenceContext* c) {
+      ShapeHandle values, unused;
+      TF_RETURN_IF_ERROR(CheckLogitShapes(c, 3, &values));
+      for (int i = 0; i < 3; ++i) {
+        TF_RETURN_IF_ERROR(c->WithRank(c->input(i), 1, &unused));
+      }
+      c->set_output(0, values);
+      return absl::OkStatus();
+    })
+    .Doc(R"doc(
+The gradient of LshActiveSoftmaxCrossentropy by its values.
+
+gradient: [batch], by the losses; the other inputs are those of the op, and its outputs.
+softmax_only: the gradient times the softmax, without the target.
+by_values: [batch, active]; 0 in unused places.
 )doc");
 
 REGISTER_OP("LshResourceRowSubtract")

@@ -14,6 +14,7 @@ from keras_lsh.hashing import HashFamily, choose, get_family
 from keras_lsh.labels import in_label_scope, labels_for
 from keras_lsh.layers import row_local
 from keras_lsh.ops._checks import checked
+from keras_lsh.ops.active_labels import contained
 from keras_lsh.selection import (
     ExactSelector,
     LSHSelector,
@@ -550,8 +551,8 @@ class LSHDense(keras.layers.Layer):
             values, ids = self._active_values(x, forced, training)
         if drawn is None:
             return values, ids, None
-        by_chance = sparse_logits.contained(ids, drawn)
-        found = tf.logical_not(sparse_logits.contained(ids, forced))
+        by_chance = contained(ids, drawn)
+        found = tf.logical_not(contained(ids, forced))
         least = tf.reduce_min(
             tf.where(found, values, values.dtype.max), axis=-1, keepdims=True
         )
@@ -581,8 +582,8 @@ class LSHDense(keras.layers.Layer):
         if drawn is not None:
             others = tf.concat(parts[:-1], axis=0)[tf.newaxis]
             drawn = tf.logical_and(
-                sparse_logits.contained(ids, drawn),
-                tf.logical_not(sparse_logits.contained(ids, others)),
+                contained(ids, drawn),
+                tf.logical_not(contained(ids, others)),
             )
         return values if bias is None else values + bias, ids, drawn
 

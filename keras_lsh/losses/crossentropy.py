@@ -1,33 +1,16 @@
 """Cross-entropy over the active classes of each sample."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from keras_lsh import ops
 from keras_lsh._arguments import check_argument, is_finite
 from keras_lsh.labels import as_ids
-from keras_lsh.ops._checks import checked, require_same_batch
-from keras_lsh.sparse_logits import contained, drawn_of, places_of, to_active
-
-
-class _Active(NamedTuple):
-    """The active classes of a batch. "Unused" are the places of short rows.
-
-    Whoever computes a loss takes what it needs; a graph leaves out the rest. What is
-    alike for all samples may be of a batch of 1.
-    """
-
-    logits: tf.Tensor  # [batch, active], anything if unused
-    used: tf.Tensor  # bool [batch, active]
-    is_label: tf.Tensor  # bool [batch, active]
-    counts: tf.Tensor  # [batch, active], classes that each stands for; 0 if unused
-    of_labels: tf.Tensor  # [batch, any], logits of the active labels; 0 in other places
-    found: tf.Tensor  # bool [batch, any], which places of `of_labels` are of labels
-    labels: tf.Tensor  # [batch], number of labels
-    missing: tf.Tensor  # [batch], number of labels that are not active
-    lowest: tf.Tensor  # [batch], the smallest logit, 0 without active classes
-    has_active: tf.Tensor  # bool [batch], whether there are active classes
+from keras_lsh.ops._checks import require_same_batch
+from keras_lsh.ops.active_labels import active_labels
+from keras_lsh.sparse_logits import drawn_of, to_active
 
 
 class _Reduction(keras.losses.Loss):
@@ -78,25 +61,6 @@ class _ActiveLoss(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> tf.Tensor:
         """The loss of each sample, `[batch]`."""
-        losses = self._of_samples(self._active(y_true, y_pred), y_pred.dense_shape[1])
-        return tf.cast(losses, self.dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "from_logits": self.from_logits,
-            "label_smoothing": self.label_smoothing,
-            "log_q": self.log_q,
-            "dtype": self.dtype,
-        }
-
-    def _of_samples(self, active: _Active, units: tf.Tensor) -> tf.Tensor:
-        raise NotImplementedError
-
-    def _as_logits(self, probabilities: tf.Tensor) -> tf.Tensor:
-        raise NotImplementedError
-
-    def _active(self, y_true: Any, y_pred: Any) -> _Active:
         if not isinstance(y_pred, tf.SparseTensor):
             raise ValueError(
                 f"{type(self).__name__} takes sparse logits, a `tf.SparseTensor` "
@@ -112,53 +76,37 @@ class _ActiveLoss(keras.losses.Loss):
         values = tf.cast(values, "float64" if self.dtype == "float64" else "float32")
         if not self.from_logits:
             values = self._as_logits(values)
-        used = ids >= 0
-        has_active = tf.reduce_any(used, axis=-1)
-        places, found = places_of(ids, labels)
-        found = tf.logical_and(found, labels >= 0)
-        # One place more, so that there is one where there are no active classes.
-        of_labels = tf.gather(tf.pad(values, [[0, 0], [0, 1]]), places, batch_dims=1)
-        is_label = contained(ids, labels)
-
-        def number(x: tf.Tensor) -> tf.Tensor:
-            return tf.reduce_sum(tf.cast(x, values.dtype), axis=-1)
-
-        num_labels, num_found = number(labels >= 0), number(found)
-        missing = num_labels - num_found
-        counts = tf.cast(used, values.dtype)
+        drawn = None
         if self.log_q == "uniform":
             drawn = drawn_of(y_pred)
             if drawn is None:
-                drawn = used
-            drawn = tf.logical_and(drawn, tf.logical_not(is_label))
-            number_drawn = number(drawn)
-            classes = tf.cast(y_pred.dense_shape[1], values.dtype)
-            certain = number(used) - number_drawn + missing
-            stands_for = (classes - certain) / tf.maximum(number_drawn, 1)
-            counts *= tf.where(drawn, stands_for[:, tf.newaxis], 1.0)
+                drawn = ids >= 0
+        units = y_pred.shape[1] or y_pred.dense_shape[1]
+        losses = self._of_samples(values, ids, labels, units, drawn)
+        return tf.cast(losses, self.dtype)
 
-        def least_used() -> tf.Tensor:
-            infinity = tf.constant(float("inf"), values.dtype)
-            lowest = tf.reduce_min(tf.where(used, values, infinity), axis=-1)
-            return tf.where(has_active, lowest, 0.0)
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "from_logits": self.from_logits,
+            "label_smoothing": self.label_smoothing,
+            "log_q": self.log_q,
+            "dtype": self.dtype,
+        }
 
-        # While training, as a rule, no label is missing, and it need not be known. It
-        # is a stand-in: to learn from it would teach another class.
-        lowest = tf.cond(
-            tf.reduce_any(missing > 0), least_used, lambda: tf.zeros_like(missing)
-        )
-        return _Active(
-            logits=values,
-            used=used,
-            is_label=is_label,
-            counts=counts,
-            of_labels=tf.where(found, of_labels, 0.0),
-            found=found,
-            labels=num_labels,
-            missing=missing,
-            lowest=tf.stop_gradient(lowest),
-            has_active=has_active,
-        )
+    def _of_samples(
+        self,
+        values: tf.Tensor,
+        ids: tf.Tensor,
+        labels: tf.Tensor,
+        units: Any,
+        drawn: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """The loss of each sample; `drawn` None: no correction."""
+        raise NotImplementedError
+
+    def _as_logits(self, probabilities: tf.Tensor) -> tf.Tensor:
+        raise NotImplementedError
 
 
 @keras.saving.register_keras_serializable(package="keras_lsh")
@@ -247,42 +195,17 @@ class ActiveSoftmaxCrossentropy(_ActiveLoss):
         probabilities = tf.math.divide_no_nan(probabilities, total)
         return tf.math.log(tf.maximum(probabilities, keras.config.epsilon()))
 
-    def _of_samples(self, active: _Active, units: tf.Tensor) -> tf.Tensor:
-        num_labels = checked(
-            active.labels,
-            lambda: tf.debugging.Assert(
-                tf.reduce_all(active.labels > 0),
-                [
-                    "A softmax needs at least one label a sample. Drop samples without "
-                    "labels, or use `ActiveSigmoidCrossentropy`. Without labels are "
-                    "the samples of the batch at",
-                    tf.where(active.labels == 0)[:, 0],
-                ],
-            ),
+    def _of_samples(
+        self,
+        values: tf.Tensor,
+        ids: tf.Tensor,
+        labels: tf.Tensor,
+        units: Any,
+        drawn: tf.Tensor | None,
+    ) -> tf.Tensor:
+        return ops.active_softmax_crossentropy(
+            values, ids, labels, units, drawn, self.label_smoothing
         )
-        least = tf.constant(-float("inf"), active.logits.dtype)
-        logits = tf.where(active.used, active.logits, least)
-        # The loss is that of logits less any constant; with this one, exp is safe.
-        largest = tf.reduce_max(logits, axis=-1)
-        largest = tf.stop_gradient(tf.where(active.has_active, largest, 0.0))
-        terms = tf.exp(logits - largest[:, tf.newaxis])
-        if self.log_q is not None:
-            terms *= active.counts
-        lowest = active.lowest - largest
-        total = tf.reduce_sum(terms, axis=-1) + active.missing * tf.exp(lowest)
-        total = tf.where(active.has_active, total, tf.cast(units, total.dtype))
-
-        missing = active.missing * lowest
-        of_labels = active.of_labels - largest[:, tf.newaxis]
-        of_labels = tf.reduce_sum(tf.where(active.found, of_labels, 0.0), axis=-1)
-        target = (of_labels + missing) / num_labels
-        if self.label_smoothing:
-            logits = active.logits - largest[:, tf.newaxis]
-            of_all = active.counts * tf.where(active.used, logits, 0.0)
-            of_all = tf.reduce_sum(of_all, axis=-1) + missing
-            number = tf.reduce_sum(active.counts, axis=-1) + active.missing
-            target += self.label_smoothing * (of_all / number - target)
-        return tf.math.log(total) - target
 
 
 @keras.saving.register_keras_serializable(package="keras_lsh")
@@ -363,11 +286,19 @@ class ActiveSigmoidCrossentropy(_ActiveLoss):
         probabilities = tf.clip_by_value(probabilities, epsilon, 1 - epsilon)
         return tf.math.log(probabilities) - tf.math.log1p(-probabilities)
 
-    def _of_samples(self, active: _Active, units: tf.Tensor) -> tf.Tensor:
+    def _of_samples(
+        self,
+        values: tf.Tensor,
+        ids: tf.Tensor,
+        labels: tf.Tensor,
+        units: Any,
+        drawn: tf.Tensor | None,
+    ) -> tf.Tensor:
+        active = active_labels(values, ids, labels, units, drawn)
         smoothing = self.label_smoothing / 2
-        yes = tf.constant(1 - smoothing, active.logits.dtype)
+        yes = tf.constant(1 - smoothing, values.dtype)
         targets = tf.where(active.is_label, yes, smoothing)
-        logits = tf.where(active.used, active.logits, 0.0)
+        logits = tf.where(active.used, values, 0.0)
         terms = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
         of_missing = tf.nn.sigmoid_cross_entropy_with_logits(
             tf.fill(tf.shape(active.lowest), yes), active.lowest

@@ -30,6 +30,7 @@ from keras_lsh.ops.variables import as_float32, tensor_form
 __all__ = [
     "OpLibraryError",
     "active_matmul",
+    "active_softmax_crossentropy",
     "as_float32",
     "ascend",
     "build_tables",
@@ -85,6 +86,7 @@ probe_digits = _dispatch("probe_digits")
 probe_sequence = _dispatch("probe_sequence")
 select_active = _dispatch("select_active")
 active_matmul = _dispatch("active_matmul")
+active_softmax_crossentropy = _dispatch("active_softmax_crossentropy")
 nearest_cells = _dispatch("nearest_cells")
 cell_worth = _dispatch("cell_worth")
 rank_cells = _dispatch("rank_cells")

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lsh._arguments import is_finite
+
 MAX_INT32 = 2**31 - 1
 MAX_FEATURES = 2**20  # of a sketch
 
@@ -207,6 +209,39 @@ def sketch_queries(
         expected = f"an element for each of {units} neurons"
         require_shape("bias", bias, [units], expected)
     return [rotated, codes, scales, tf.convert_to_tensor(bias)]
+
+
+def active_logits(
+    values: Any,
+    ids: Any,
+    labels: Any,
+    units: Any,
+    drawn: Any,
+    label_smoothing: float,
+) -> list[tf.Tensor]:
+    """What `active_softmax_crossentropy` receives, checked; `drawn` may be None."""
+    expected = "a number in [0, 1]"
+    is_share = is_finite(label_smoothing) and 0 <= label_smoothing <= 1
+    require(is_share, "label_smoothing", expected, label_smoothing)
+    values = tf.convert_to_tensor(values)
+    dtype = tf.float64 if values.dtype == tf.float64 else tf.float32
+    values = as_tensor("values", values, dtype, 2)
+    labels = as_tensor("labels", labels, tf.int32, 2)
+    batch, active = values.shape
+    expected = f"a row for each of {batch} samples"
+    require_shape("labels", labels, [batch, None], expected)
+    by_row = [("ids", ids, tf.int32)]
+    if drawn is not None:
+        by_row.append(("drawn", drawn, tf.bool))
+    expected = f"a tensor of {active} columns and {batch} rows, or one row for all"
+    rows = []
+    for name, x, of_type in by_row:
+        rows.append(as_tensor(name, x, of_type, 2))
+        shape = [1 if rows[-1].shape[0] == 1 else batch, active]
+        require_shape(name, rows[-1], shape, expected)
+    units = tf.cast(tf.convert_to_tensor(units), tf.int64)
+    require_shape("units", units, [], "a scalar")
+    return [values, rows[0], labels, units, *rows[1:]]
 
 
 def digit_codes(scores: tf.Tensor, probes: int, negatives: bool) -> int:

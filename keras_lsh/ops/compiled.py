@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_lsh.ops import reference
 from keras_lsh.ops._checks import (
     MAX_INT32,
+    active_logits,
     as_tensor,
     as_weight,
     cell_queries,
@@ -258,6 +259,29 @@ def scatter_active(values: Any, ids: Any, units: int) -> tf.Tensor:
     return _ops().lsh_scatter_active(values, ids, units=units)
 
 
+def active_softmax_crossentropy(
+    values: Any,
+    ids: Any,
+    labels: Any,
+    units: Any,
+    drawn: Any = None,
+    label_smoothing: float = 0.0,
+) -> tf.Tensor:
+    values, ids, labels, units, *by_chance = active_logits(
+        values, ids, labels, units, drawn, label_smoothing
+    )
+    if values.dtype != tf.float32:
+        return reference.active_softmax_crossentropy(
+            values, ids, labels, units, drawn, label_smoothing
+        )
+    nothing = np.zeros([0, 0], bool)
+    losses, _, _ = _ops().lsh_active_softmax_crossentropy(
+        *(values, ids, labels, by_chance[0] if by_chance else nothing, units),
+        label_smoothing=label_smoothing,
+    )
+    return losses
+
+
 def sparse_matmul(values: Any, ids: Any, kernel: Any) -> tf.Tensor:
     # It is what the gradient of active_matmul by its inputs does, and not only there.
     values = as_tensor("values", values, tf.float32, 2)
@@ -428,5 +452,33 @@ def _ops() -> Any:
     @tf.RegisterGradient("LshScatterActive")
     def _(op: Any, gradient: tf.Tensor) -> list[Any]:
         return [ops.lsh_gather_active(gradient, op.inputs[1]), None]
+
+    def softmax_gradient(
+        gradient: tf.Tensor, op: Any, first: int, **options: Any
+    ) -> tf.Tensor:
+        """By values; `first` inputs of the op precede these."""
+        by_sample = op.outputs[1:] if first == 0 else op.inputs[1:first]
+        return ops.lsh_active_softmax_crossentropy_grad(
+            *(gradient, *by_sample, *op.inputs[first:]),
+            label_smoothing=op.get_attr("label_smoothing"),
+            **options,
+        )
+
+    @tf.RegisterGradient("LshActiveSoftmaxCrossentropy")
+    def _(op: Any, gradient: tf.Tensor, *_: Any) -> list[Any]:
+        return [softmax_gradient(gradient, op, 0), None, None, None, None]
+
+    @tf.RegisterGradient("LshActiveSoftmaxCrossentropyGrad")
+    def _(op: Any, gradient: tf.Tensor) -> list[Any]:
+        """By upstream and values, both of which gradients may need gradients again."""
+        upstream, only = op.inputs[0], op.get_attr("softmax_only")
+        ones = tf.ones_like(upstream)
+        each = softmax_gradient(ones, op, 3, softmax_only=only)
+        by_upstream = tf.reduce_sum(gradient * each, axis=-1)
+        softmax = softmax_gradient(ones, op, 3, softmax_only=True)
+        mean = tf.reduce_sum(gradient * softmax, axis=-1, keepdims=True)
+        by_values = upstream[:, tf.newaxis] * softmax * (gradient - mean)
+        # `largest` and `totals` are of the values, and accounted for.
+        return [by_upstream, None, None, by_values, None, None, None, None]
 
     return ops

@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from keras_lsh.ops._checks import (
     MAX_INT32,
+    active_logits,
     as_tensor,
     as_weight,
     cell_queries,
@@ -39,9 +40,11 @@ from keras_lsh.ops._checks import (
     rows_of,
     sketch_queries,
 )
+from keras_lsh.ops.active_labels import active_labels
 
 __all__ = [
     "active_matmul",
+    "active_softmax_crossentropy",
     "build_tables",
     "data_checks",
     "hash_codes",
@@ -871,6 +874,88 @@ def scatter_active(values: Any, ids: Any, units: int) -> tf.Tensor:
     return tf.ensure_shape(dense, [ids.shape[0], units])
 
 
+def active_softmax_crossentropy(
+    values: Any,
+    ids: Any,
+    labels: Any,
+    units: Any,
+    drawn: Any = None,
+    label_smoothing: float = 0.0,
+) -> tf.Tensor:
+    """The softmax cross-entropy of each sample over its active classes.
+
+    Labels share the target equally. One that is not active is added to the sample's
+    classes with the smallest logit of these, and gives no gradient. What is
+    `-inf` has no share in the softmax; with NaN, or `inf`, the loss is NaN.
+    Differentiable in `values`, as often as wanted.
+
+    Args:
+        values: `[batch, active]`, the logits, float32; or float64, for which there is
+            no compiled op. Anything in unused places.
+        ids: int32 `[batch, active]`, their classes, strictly ascending, -1 in unused
+            places, at the end; or `[1, active]`, the same for all samples.
+        labels: int32 `[batch, any]`, the different labels of each sample, one at least;
+            -1 in unused places.
+        units: Number of classes, an integer or a scalar.
+        drawn: None; or bool, `[batch, active]` or `[1, active]`, classes that are there
+            by chance. If they are not labels, each counts as
+            `1 + (units - active - missing) / drawn` classes: they stand for all that
+            are neither active nor labels.
+        label_smoothing: In [0, 1], the share of the target that is spread over the
+            active classes and labels, each as often as it counts.
+
+    Returns:
+        `[batch]`, of the values' dtype; `log(units)` for a sample without active
+        classes.
+
+    Raises:
+        ValueError: If shapes or dtypes do not match.
+        tf.errors.InvalidArgumentError: If a sample has no label, or ids do not ascend.
+    """
+    values, ids, labels, units, *by_chance = active_logits(
+        values, ids, labels, units, drawn, label_smoothing
+    )
+    labels = require_same_batch("labels", labels, "values", values)
+    ids = checked(ids, lambda: _check_ascending(ids))
+    found = active_labels(values, ids, labels, units, *by_chance)
+    num_labels = checked(
+        found.labels,
+        lambda: tf.debugging.Assert(
+            tf.reduce_all(found.labels > 0),
+            [
+                "A softmax needs at least one label a sample. Drop samples without "
+                "labels, or use `ActiveSigmoidCrossentropy`. Without labels are the "
+                "samples of the batch at",
+                tf.where(found.labels == 0)[:, 0],
+            ],
+        ),
+    )
+    least = tf.constant(-math.inf, values.dtype)
+    logits = tf.where(found.used, values, least)
+    # The loss is that of logits less any constant; with this one, exp is safe.
+    largest = tf.reduce_max(logits, axis=-1)
+    largest = tf.stop_gradient(tf.where(found.has_active, largest, 0.0))
+    shifted = logits - largest[:, tf.newaxis]
+    terms = tf.exp(shifted)
+    if drawn is not None:
+        terms *= found.counts
+    is_missing = tf.logical_and(found.missing > 0, found.has_active)
+    lowest = tf.where(is_missing, found.lowest - largest, 0.0)
+    total = tf.reduce_sum(terms, axis=-1) + found.missing * tf.exp(lowest)
+    total = tf.where(found.has_active, total, tf.cast(units, total.dtype))
+
+    missing = found.missing * lowest
+    of_labels = found.of_labels - largest[:, tf.newaxis]
+    of_labels = tf.reduce_sum(tf.where(found.found, of_labels, 0.0), axis=-1)
+    target = (of_labels + missing) / num_labels
+    if label_smoothing:
+        of_all = found.counts * tf.where(found.used, shifted, 0.0)
+        of_all = tf.reduce_sum(of_all, axis=-1) + missing
+        number = tf.reduce_sum(found.counts, axis=-1) + found.missing
+        target += label_smoothing * (of_all / number - target)
+    return tf.math.log(total) - target
+
+
 def sparse_matmul(values: Any, ids: Any, kernel: Any) -> tf.Tensor:
     """The product of a sparse matrix and a kernel, of which only some rows are read.
 
@@ -1005,6 +1090,19 @@ def subtract_rows(variable: Any, rows: Any, values: Any) -> None:
     rows = checked(rows, lambda: check_range("rows", rows, 0, variable.shape[0]))
     # The class's own: a variable may have this op for its `scatter_sub`.
     type(variable).scatter_sub(variable, tf.IndexedSlices(values, rows))
+
+
+def _check_ascending(ids: tf.Tensor) -> Any:
+    follows = tf.logical_and(ids[:, :-1] >= 0, ids[:, 1:] > ids[:, :-1])
+    right = tf.logical_or(follows, ids[:, 1:] == NO_ID)
+    return tf.debugging.Assert(
+        tf.logical_and(tf.reduce_all(right), tf.reduce_all(ids[:, :1] >= NO_ID)),
+        [
+            "`ids` must ascend strictly in a row, with -1 in unused places at the end. "
+            "Received:",
+            ids,
+        ],
+    )
 
 
 def _margins_by_table(margins: Any, tables: int, bits: int) -> tf.Tensor:

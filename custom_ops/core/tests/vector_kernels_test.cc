@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <string>
@@ -721,6 +722,117 @@ TEST(MultiplySumsInOrder) {
     }
   }
 }
+
+TEST(RangeIsOfWhatIsANumber) {
+  Random random(12);
+  for (int64_t n : Sizes()) {
+    for (double special : {0.0, 0.3, 1.0}) {
+      std::vector<float> values = random.Floats(n);
+      AddSpecialValues(&random, special, &values);
+      float smallest = kInf, most = -kInf;
+      for (float value : values) {
+        if (value < smallest) smallest = value;
+        if (value > most) most = value;
+      }
+      const Fenced fenced(values);
+      for (SimdLevel level : Levels()) {
+        const Context context("n=", n, " ", SimdLevelName(level));
+        float least, largest;
+        GetVectorKernels(level).find_range(fenced.data(), n, &least, &largest);
+        CHECK(least == smallest && largest == most);
+      }
+    }
+  }
+}
+
+// exp of each, as the kernels have it.
+std::vector<float> Exp(const std::vector<float>& x) {
+  std::vector<float> result(x.size());
+  GetVectorKernels(SimdLevel::kScalar)
+      .scale_exp(x.data(), nullptr, 0.0f, 1.0f, static_cast<int64_t>(x.size()),
+                 result.data());
+  return result;
+}
+
+TEST(ExponentialsAreExactToTwoUnits) {
+  std::vector<float> x;
+  for (float value = 0.0f; value > -87.3f; value -= 1e-4f) x.push_back(value);
+  for (float value = -87.3f; value < -1e-37f; value *= 0.99f) {
+    x.push_back(value);
+  }
+  const std::vector<float> result = Exp(x);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const Context context("x=", x[i]);
+    const double exact = std::exp(static_cast<double>(x[i]));
+    const double unit = std::nextafter(static_cast<float>(exact), kInf) -
+                        static_cast<double>(static_cast<float>(exact));
+    CHECK_NEAR(result[i], exact, 2.0 * unit);
+  }
+  CHECK_EQ(Exp({0.0f, -0.0f}), (std::vector<float>{1.0f, 1.0f}));
+  CHECK_EQ(Exp({-87.8f, -88.0f, -1e30f, -kInf}), std::vector<float>(4, 0.0f));
+}
+
+TEST(ExponentialOfNanIsNan) {
+  for (uint32_t bits :
+       {0x7fc00000u, 0x7fc00001u, 0xffffffffu, 0x7f800001u, 0xffc000ffu}) {
+    float nan;
+    std::memcpy(&nan, &bits, sizeof nan);
+    for (SimdLevel level : Levels()) {
+      for (int64_t n : {1, 16, 17}) {
+        const std::vector<float> values(n, nan);
+        std::vector<float> out(n);
+        GetVectorKernels(level).scale_exp(values.data(), nullptr, 0.0f, 1.0f, n,
+                                          out.data());
+        CHECK_EQ(out, std::vector<float>(n, kNan));
+        CHECK(std::isnan(
+            GetVectorKernels(level).sum_exp(values.data(), nullptr, 0.0f, n)));
+      }
+    }
+  }
+}
+
+void CheckExponentials(double special) {
+  Random random(13);
+  for (int64_t n : Sizes()) {
+    for (bool weighted : {false, true}) {
+      std::vector<float> values = random.Floats(n), weights = random.Floats(n);
+      for (float& value : values) value *= 30.0f;
+      AddSpecialValues(&random, special, &values);
+      float largest = -kInf;
+      for (float value : values) {
+        if (value > largest) largest = value;
+      }
+      std::vector<float> differences = values;
+      for (float& difference : differences) difference -= largest;
+      std::vector<float> expected = Exp(differences);
+      std::array<float, 16> lanes{};
+      for (int64_t i = 0; i < n; ++i) {
+        lanes[i % 16] += weighted ? expected[i] * weights[i] : expected[i];
+        expected[i] *= 0.3f;
+        if (weighted) expected[i] *= weights[i];
+      }
+      for (int half : {8, 4, 2, 1}) {
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+      }
+      const Fenced fenced(values), fenced_weights(weights);
+      const float* weight = weighted ? fenced_weights.data() : nullptr;
+      for (SimdLevel level : Levels()) {
+        const Context context("n=", n, " ", SimdLevelName(level));
+        Fenced out(std::vector<float>(n, 7.0f));
+        GetVectorKernels(level).scale_exp(fenced.data(), weight, largest, 0.3f,
+                                          n, out.data());
+        CHECK_EQ(out.values(), expected);
+        CHECK(out.FencesStand());
+        CHECK_EQ(
+            GetVectorKernels(level).sum_exp(fenced.data(), weight, largest, n),
+            lanes[0]);
+      }
+    }
+  }
+}
+
+TEST(SumsOfExponentials) { CheckExponentials(0.0); }
+TEST(SumsOfExponentialsOfSpecialValues) { CheckExponentials(0.05); }
 
 }  // namespace
 }  // namespace testing
