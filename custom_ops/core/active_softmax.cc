@@ -11,9 +11,23 @@
 namespace keras_lsh {
 namespace {
 
-// Cycles that an exponential takes, at the level with the narrowest vectors
-// that it is worth sharing the work at.
-constexpr int64_t kExpCost = 2;
+// Cycles of a place, with AVX2.
+constexpr int64_t kPlaceCost = 4;
+
+// Where the unused places begin, if they are the last.
+int64_t CountUsed(const int32_t* ids, int64_t n) {
+  const auto is_used = [](int32_t id) { return id != kNoId; };
+  return std::partition_point(ids, ids + n, is_used) - ids;
+}
+
+bool Ascend(const int32_t* ids, int64_t n) {
+  const int64_t used = CountUsed(ids, n);
+  // In a form that compilers turn into vector instructions.
+  int32_t wrong = used > 0 && ids[0] < 0;
+  for (int64_t i = 1; i < used; ++i) wrong |= ids[i] <= ids[i - 1];
+  for (int64_t i = used; i < n; ++i) wrong |= ids[i] != kNoId;
+  return wrong == 0;
+}
 
 // What is known of a sample without its values. Use one object a thread.
 class Sample {
@@ -24,9 +38,7 @@ class Sample {
     const int64_t active = logits_.active;
     values_ = logits_.values + b * active;
     const int32_t* ids = logits_.ids + (logits_.same_ids ? 0 : b * active);
-    used_ = std::partition_point(ids, ids + active,
-                                 [](int32_t id) { return id >= 0; }) -
-            ids;
+    used_ = CountUsed(ids, active);
     places_.clear();
     num_labels_ = 0;
     for (int64_t i = 0; i < logits_.num_labels; ++i) {
@@ -84,17 +96,6 @@ class Sample {
   std::vector<float> weights_;
 };
 
-bool Ascend(const int32_t* ids, int64_t n) {
-  int wrong = n > 0 && ids[0] < kNoId;
-  // In a form that compilers turn into vector instructions. After an unused
-  // place there are only such.
-  for (int64_t i = 1; i < n; ++i) {
-    const int follows = (ids[i - 1] >= 0) & (ids[i] > ids[i - 1]);
-    wrong |= !(follows | (ids[i] == kNoId));
-  }
-  return wrong == 0;
-}
-
 // The mean of z - largest that the loss subtracts.
 double Target(const ActiveLogits& logits, const Sample& sample, double largest,
               double of_missing) {
@@ -145,7 +146,7 @@ Status ActiveSoftmaxCrossentropy(const ActiveLogits& logits,
   const int64_t active = logits.active;
   std::atomic<bool> ascend = !logits.same_ids || Ascend(logits.ids, active);
   parallel_for(
-      logits.batch, active * kExpCost + 200, [&](int64_t begin, int64_t end) {
+      logits.batch, active * kPlaceCost + 200, [&](int64_t begin, int64_t end) {
         Sample sample(logits);
         for (int64_t b = begin; b < end; ++b) {
           if (!logits.same_ids && !Ascend(logits.ids + b * active, active)) {
@@ -189,7 +190,7 @@ void ActiveSoftmaxCrossentropyGrad(const ActiveLogits& logits,
                                    const VectorKernels& vector_kernels,
                                    float* gradient) {
   parallel_for(
-      logits.batch, logits.active * kExpCost + 200,
+      logits.batch, logits.active * kPlaceCost + 200,
       [&](int64_t begin, int64_t end) {
         Sample sample(logits);
         for (int64_t b = begin; b < end; ++b) {

@@ -591,6 +591,20 @@ def test_bad_columns_of_a_gradient(columns, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["gradient", "largest", "totals"])
+def test_bad_shapes_of_a_softmax_gradient(name):
+    by_sample = {n: tf.ones([2]) for n in ("gradient", "largest", "totals")}
+    with pytest.raises(ERRORS, match="each of the 2 samples"):
+        library().lsh_active_softmax_crossentropy_grad(
+            **by_sample | {name: tf.ones([3])},
+            values=tf.ones([2, 1]),
+            ids=[[0]],
+            labels=[[0], [0]],
+            drawn=tf.zeros([0, 0], tf.bool),
+            units=tf.constant(9, tf.int64),
+        )
+
+
 # Sizes whose product is too large for a tensor: at worst these end the process.
 TOO_LARGE = {
     "lsh_scatter_active": """
@@ -605,6 +619,10 @@ TOO_LARGE = {
         gradient=tf.zeros([2**40, 0]), ids=tf.zeros([2**40, 0], tf.int32),
         neurons=tf.zeros([0], tf.int32), starts=[0], places=tf.zeros([0], tf.int32),
         kernel=tf.zeros([0, 2**40]), columns=tf.zeros([0, 0], tf.int32)""",
+    "lsh_active_softmax_crossentropy": """
+        values=tf.zeros([2**61, 0]), ids=tf.zeros([1, 0], tf.int32),
+        labels=tf.zeros([2**61, 0], tf.int32), drawn=tf.zeros([0, 0], tf.bool),
+        units=tf.constant(1, tf.int64)""",
     "lsh_probe_sequence": "margins=tf.zeros([2, 3]), tables=2**31, bits=3, probes=1",
     "lsh_probe_digits": """
         scores=tf.zeros([0, 2**15, 1, 2**16]), probes=1, negatives=True""",
