@@ -76,16 +76,18 @@ class Sample {
     const bool* drawn =
         logits_.drawn + (logits_.same_drawn ? 0 : b * logits_.active);
     weights_.resize(logits_.active);
-    for (int64_t i = 0; i < used_; ++i) weights_[i] = drawn[i];
-    for (const int64_t place : places_) weights_[place] = 0.0f;
-    int64_t number = 0;
-    for (int64_t i = 0; i < used_; ++i) number += weights_[i] != 0.0f;
+    float* weights = weights_.data();
+    for (int64_t i = 0; i < used_; ++i) weights[i] = drawn[i];
+    for (const int64_t place : places_) weights[place] = 0.0f;
+    // In a form that compilers turn into vector instructions.
+    int32_t number = 0;
+    for (int64_t i = 0; i < used_; ++i) number += weights[i] > 0.0f;
     const int64_t certain = used_ - number + missing();
     const float each =
         static_cast<float>(static_cast<double>(logits_.units - certain) /
-                           static_cast<double>(std::max<int64_t>(number, 1)));
+                           static_cast<double>(std::max(number, 1)));
     for (int64_t i = 0; i < used_; ++i) {
-      weights_[i] = weights_[i] != 0.0f ? each : 1.0f;
+      weights[i] = weights[i] * each + (1.0f - weights[i]);
     }
   }
 
