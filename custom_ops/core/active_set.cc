@@ -13,13 +13,16 @@ constexpr int64_t kBins = 256;
 constexpr int32_t kLargestId = 2147483647;
 constexpr int64_t kModulus = 2147483647;  // 2^31 - 1, a prime
 
-// Buckets that hold this many times the neurons there is room for are few
-// enough to be singled out.
-constexpr int64_t kFewTimes = 4;
+// So few buckets need not become fewer to be counted.
+constexpr int64_t kFewBuckets = 64;
 
-// Up to so many words of bits for each chosen neuron, walking through all bits
-// is faster than sorting.
+// Up to so many words for each chosen neuron, walking through all that say
+// which words of bits are used is faster than sorting.
 constexpr int64_t kWordsPerChosen = 16;
+
+constexpr uint32_t kWordBits = 64;
+
+uint64_t Bit(uint32_t place) { return uint64_t{1} << place % kWordBits; }
 
 bool IsPrime(int64_t n) {
   for (int64_t d = 2; d * d <= n; ++d) {
@@ -61,12 +64,11 @@ int64_t CountDifferent(const ActiveSetQuery& query) {
 
 }  // namespace
 
-FillOrder::FillOrder(int64_t units)
-    : units_(units), prime_(std::max<int64_t>(units, 2)) {
-  while (!IsPrime(prime_)) ++prime_;
-}
-
 void FillOrder::Reset(int32_t seed) {
+  if (prime_ == 0) {
+    prime_ = std::max<int64_t>(units_, 2);
+    while (!IsPrime(prime_)) ++prime_;
+  }
   const int64_t s = static_cast<int64_t>(static_cast<uint32_t>(seed));
   const int64_t h1 = (s % kModulus * 48271 + 11) % kModulus;
   const int64_t h2 = (h1 * 16807 + 7) % kModulus;
@@ -98,153 +100,29 @@ ActiveSetSelector::ActiveSetSelector(const BucketTables& tables, int64_t active,
       chosen_(scratch->chosen),
       keys_(scratch->keys),
       bits_(scratch->bits),
-      sizes_(scratch->sizes),
+      used_words_(scratch->used_words),
       heavy_(scratch->heavy),
       heavy_weights_(scratch->heavy_weights),
       heavy_sizes_(scratch->heavy_sizes),
       vector_kernels_(vector_kernels) {
-  scores_.resize(tables.units, 0);
-  touched_.resize(tables.units + 1);  // one place to spare for unneeded writes
-  bits_.resize(tables.units / 64 + 1, 0);
+  chosen_.resize(active + 1);  // one place to spare for unneeded writes
+  bits_.resize(tables.units / kWordBits + 1, 0);
+  used_words_.resize(bits_.size() / kWordBits + 1, 0);
 }
 
-Status ActiveSetSelector::Check(const ActiveSetQuery& query, int64_t i) const {
-  if (query.weights[i] < 1 || query.weights[i] > kMaxWeight) {
-    return Status::Invalid("`weights` must lie in [1, " +
-                           std::to_string(kMaxWeight) +
-                           "]. Received: " + std::to_string(query.weights[i]));
-  }
-  const int32_t *begin, *end;
-  return FindBucket(tables_, query.buckets[i], &begin, &end);
+void ActiveSetSelector::Choose(int32_t id) {
+  const uint32_t word = static_cast<uint32_t>(id) / kWordBits;
+  const uint64_t bit = Bit(id);
+  // No branch here: in a corrupt table alone a neuron stands twice.
+  const bool is_new = (bits_[word] & bit) == 0;
+  bits_[word] |= bit;
+  used_words_[word / kWordBits] |= Bit(word);
+  chosen_[num_chosen_] = id;
+  num_chosen_ += is_new;
 }
 
-bool ActiveSetSelector::RanksAll(const ActiveSetQuery& query) const {
-  if (query.num_buckets != tables_.buckets) return false;
-  int32_t different = 0;  // in a form that compilers turn into vectors
-  for (int32_t i = 0; i < static_cast<int32_t>(query.num_buckets); ++i) {
-    different |= query.buckets[i] ^ i;
-  }
-  return different == 0;
-}
-
-bool ActiveSetSelector::ScoresAreWeights(const ActiveSetQuery& query) {
-  if (tables_.tables > 1) return false;
-  ranks_all_ = RanksAll(query);
-  if (ranks_all_) return true;
-  bool ascending = true;
-  for (int64_t i = 1; i < query.num_buckets; ++i) {
-    ascending &= query.buckets[i - 1] < query.buckets[i];
-  }
-  return ascending;
-}
-
-Status ActiveSetSelector::ChooseByWeight(const ActiveSetQuery& query) {
-  Status status = Force(query);
-  if (status.ok()) status = CollectByWeight(query);
-  for (int64_t i = 0; i < query.num_forced; ++i) {
-    const int32_t id = query.forced[i];
-    if (id >= 0 && id < tables_.units) scores_[id] = 0;
-  }
-  return status;
-}
-
-Status ActiveSetSelector::MeasureBuckets(const ActiveSetQuery& query) {
-  uint32_t too_large = 0;
-  for (int64_t i = 0; i < query.num_buckets; ++i) {
-    too_large |= (static_cast<uint32_t>(query.weights[i]) - 1) / kMaxWeight;
-  }
-  bool good = too_large == 0;
-  // As a rule samples rank all buckets of a table, and it is looked at once.
-  if (!ranks_all_ || !measured_all_) {
-    sizes_.resize(query.num_buckets);
-    const int32_t units = static_cast<int32_t>(tables_.units);
-    for (int64_t i = 0; i < query.num_buckets; ++i) {
-      const int32_t bucket = query.buckets[i];
-      const bool in_range = bucket >= 0 && bucket < tables_.buckets;
-      const int32_t* offset = tables_.offsets + (in_range ? bucket : 0);
-      sizes_[i] = static_cast<int32_t>(static_cast<uint32_t>(offset[1]) -
-                                       static_cast<uint32_t>(offset[0]));
-      good &= in_range & (offset[0] >= 0) & (offset[1] >= offset[0]) &
-              (offset[1] <= units);
-    }
-    measured_all_ = ranks_all_ && good;
-  }
-  for (int64_t i = 0; i < query.num_buckets && !good; ++i) {
-    Status status = Check(query, i);  // says what is wrong
-    if (!status.ok()) return status;
-  }
-  return Status();
-}
-
-void ActiveSetSelector::FindHeavy(const ActiveSetQuery& query, int32_t least) {
-  heavy_.resize(query.num_buckets);
-  heavy_.resize(vector_kernels_.find_from(query.weights, query.num_buckets,
-                                          least, heavy_.data()));
-  heavy_weights_.clear();
-  heavy_sizes_.clear();
-  for (const int32_t i : heavy_) {
-    heavy_weights_.push_back(query.weights[i]);
-    heavy_sizes_.push_back(sizes_[i]);
-  }
-}
-
-Status ActiveSetSelector::CollectByWeight(const ActiveSetQuery& query) {
-  Status status = MeasureBuckets(query);
-  if (!status.ok()) return status;
-  // The weight at which there is no more room, as if no neuron was forced: some
-  // of the first `active` may be. It is sought from near the last sample's on,
-  // first downwards in growing steps.
-  int32_t least = 1,
-          above = kMaxWeight + 1;  // fewer than `active` from `above`
-  int32_t step = (kMaxWeight + 1 - last_least_) / 8 + 1;
-  int32_t middle = last_least_ - step;
-  const int32_t *weights = query.weights, *sizes = sizes_.data();
-  int64_t num_buckets = query.num_buckets;
-  bool found_heavy = false;
-  while (above - least > 1) {
-    if (middle <= least || middle >= above) {
-      middle = least + (above - least) / 2;
-    }
-    const int64_t count =
-        vector_kernels_.count_from(weights, sizes, num_buckets, middle);
-    if (count < active_) {
-      above = middle;
-      step = std::min(2 * step, kMaxWeight);
-      middle = least > 1 ? 0 : above - step;
-      continue;
-    }
-    least = middle;
-    if (count == active_) break;
-    if (!found_heavy && count <= kFewTimes * active_) {
-      FindHeavy(query, least);
-      found_heavy = true;
-      weights = heavy_weights_.data();
-      sizes = heavy_sizes_.data();
-      num_buckets = static_cast<int64_t>(heavy_.size());
-    }
-  }
-  last_least_ = least;
-  if (!found_heavy) FindHeavy(query, least);
-  const bool forced = !chosen_.empty();
-
-  keys_.clear();
-  for (const int32_t heavy : heavy_) {
-    const int32_t weight = query.weights[heavy];
-    if (weight < least) continue;
-    const int32_t* offset = tables_.offsets + query.buckets[heavy];
-    for (int32_t place = offset[0]; place < offset[1]; ++place) {
-      const int32_t id = tables_.ids[place];
-      if (id < 0 || id >= tables_.units) return CorruptIds(id, tables_.units);
-      if (forced ? scores_[id] == 0 : weight < above) {
-        keys_.push_back(int64_t{weight} << 31 | (kLargestId - id));
-      } else if (!forced) {
-        chosen_.push_back(id);
-      }
-    }
-  }
-  const int64_t room = active_ - static_cast<int64_t>(chosen_.size());
-  KeepLargestKeys(std::min<int64_t>(room, keys_.size()));
-  return Status();
+bool ActiveSetSelector::IsChosen(int32_t id) const {
+  return (bits_[static_cast<uint32_t>(id) / kWordBits] & Bit(id)) != 0;
 }
 
 Status ActiveSetSelector::Force(const ActiveSetQuery& query) {
@@ -254,17 +132,162 @@ Status ActiveSetSelector::Force(const ActiveSetQuery& query) {
     if (id < 0 || id >= tables_.units) {
       return OutOfRange("`forced` ids", id, tables_.units, "");
     }
-    if (scores_[id] != 0) continue;
-    if (static_cast<int64_t>(chosen_.size()) == active_) {
+    if (IsChosen(id)) continue;
+    if (num_chosen_ == active_) {
       return Status::Invalid(
           "`active`=" + std::to_string(active_) +
           " neurons do not hold all the `forced` ones of a sample. Raise "
           "`active`. Received: " +
           std::to_string(CountDifferent(query)) + " different `forced` ids");
     }
-    scores_[id] = -1;
-    chosen_.push_back(id);
+    Choose(id);
   }
+  return Status();
+}
+
+bool ActiveSetSelector::ScoresAreWeights(const ActiveSetQuery& query) const {
+  if (tables_.tables > 1) return false;
+  if (query.buckets == nullptr) return true;
+  int32_t descents = 0;  // in a form that compilers turn into vectors
+  for (int64_t i = 1; i < query.num_buckets; ++i) {
+    descents |= query.buckets[i - 1] >= query.buckets[i];
+  }
+  return descents == 0;
+}
+
+bool ActiveSetSelector::RanksAll(const ActiveSetQuery& query) const {
+  const int64_t last = query.num_buckets - 1;
+  return query.num_buckets == tables_.buckets &&
+         (query.buckets == nullptr ||
+          (query.buckets[0] == 0 && query.buckets[last] == last));
+}
+
+Status ActiveSetSelector::Check(const ActiveSetQuery& query, int64_t i) const {
+  if (query.weights[i] < 1 || query.weights[i] > kMaxWeight) {
+    return Status::Invalid("`weights` must lie in [1, " +
+                           std::to_string(kMaxWeight) +
+                           "]. Received: " + std::to_string(query.weights[i]));
+  }
+  const int32_t *begin, *end;
+  return FindBucket(tables_, Bucket(query, i), &begin, &end);
+}
+
+Status ActiveSetSelector::CheckAll(const ActiveSetQuery& query) {
+  uint32_t bad = 0;  // in a form that compilers turn into vectors
+  for (int64_t i = 0; i < query.num_buckets; ++i) {
+    bad |= (static_cast<uint32_t>(query.weights[i]) - 1) / kMaxWeight;
+  }
+  const int32_t units = static_cast<int32_t>(tables_.units);
+  if (RanksAll(query)) {  // as a rule, and the offsets are looked at once
+    if (!checked_all_) {
+      const int32_t* offset = tables_.offsets;
+      for (int64_t i = 0; i < query.num_buckets; ++i) {
+        bad |= (offset[i] < 0) | (offset[i + 1] < offset[i]) |
+               (offset[i + 1] > units);
+      }
+      checked_all_ = bad == 0;
+    }
+  } else {
+    for (int64_t i = 0; i < query.num_buckets; ++i) {
+      const int32_t bucket = query.buckets[i];
+      const bool in_range = bucket >= 0 && bucket < tables_.buckets;
+      const int32_t* offset = tables_.offsets + (in_range ? bucket : 0);
+      bad |= !in_range | (offset[0] < 0) | (offset[1] < offset[0]) |
+             (offset[1] > units);
+    }
+  }
+  for (int64_t i = 0; i < query.num_buckets && bad != 0; ++i) {
+    Status status = Check(query, i);  // says what is wrong
+    if (!status.ok()) return status;
+  }
+  return Status();
+}
+
+int64_t ActiveSetSelector::CountHeavy(int32_t least) const {
+  return vector_kernels_.count_from(heavy_weights_.data(), heavy_sizes_.data(),
+                                    num_heavy_, least);
+}
+
+void ActiveSetSelector::DropLighter(int32_t least) {
+  int64_t kept = 0;
+  for (int64_t k = 0; k < num_heavy_; ++k) {
+    const int32_t weight = heavy_weights_[k];
+    heavy_[kept] = heavy_[k];
+    heavy_weights_[kept] = weight;
+    heavy_sizes_[kept] = heavy_sizes_[k];
+    kept += weight >= least;
+  }
+  num_heavy_ = kept;
+}
+
+int32_t ActiveSetSelector::FindHeavy(const ActiveSetQuery& query) {
+  if (static_cast<int64_t>(heavy_.size()) < query.num_buckets) {
+    heavy_.resize(query.num_buckets);
+    heavy_weights_.resize(query.num_buckets);
+    heavy_sizes_.resize(query.num_buckets);
+  }
+  // The weight at which there is no more room, as if no neuron was forced: some
+  // of the first `active` may be. It is sought from near the last sample's on,
+  // downwards in growing steps.
+  int32_t above = kMaxWeight + 1;  // fewer than `active` from `above`
+  int32_t step = (above - last_least_) / 8 + 1;
+  int32_t least = std::max(last_least_ - step, 1);
+  while (true) {
+    num_heavy_ = vector_kernels_.find_from(query.weights, query.num_buckets,
+                                           least, heavy_.data());
+    int64_t count = 0;
+    for (int64_t k = 0; k < num_heavy_; ++k) {
+      heavy_weights_[k] = query.weights[heavy_[k]];
+      const int32_t* offset = tables_.offsets + Bucket(query, heavy_[k]);
+      heavy_sizes_[k] = offset[1] - offset[0];
+      count += heavy_sizes_[k];
+    }
+    if (count >= active_ || least == 1) break;
+    above = least;
+    step = std::min(2 * step, kMaxWeight);
+    least = std::max(least - step, 1);
+  }
+  while (above - least > 1) {
+    const int32_t middle = least + (above - least) / 2;
+    const int64_t count = CountHeavy(middle);
+    if (count < active_) {
+      above = middle;
+      continue;
+    }
+    least = middle;
+    if (count == active_) break;
+    if (num_heavy_ > kFewBuckets) DropLighter(least);
+  }
+  DropLighter(least);
+  last_least_ = least;
+  return above;
+}
+
+Status ActiveSetSelector::ChooseByWeight(const ActiveSetQuery& query) {
+  Status status = CheckAll(query);
+  if (!status.ok()) return status;
+  // From this weight on, there is room for all whoever is forced.
+  int32_t fitting = FindHeavy(query);
+  const int64_t room = active_ - num_chosen_;
+  if (CountHeavy(1) <= room) fitting = 1;
+  for (int32_t step = 1; CountHeavy(fitting) > room; step *= 2) {
+    fitting = std::min(fitting + step, kMaxWeight + 1);
+  }
+  keys_.clear();
+  for (int64_t k = 0; k < num_heavy_; ++k) {
+    const int32_t* offset = tables_.offsets + Bucket(query, heavy_[k]);
+    const int64_t weight = heavy_weights_[k];
+    for (int32_t place = offset[0]; place < offset[1]; ++place) {
+      const int32_t id = tables_.ids[place];
+      if (id < 0 || id >= tables_.units) return CorruptIds(id, tables_.units);
+      if (weight >= fitting) {
+        Choose(id);
+      } else if (!IsChosen(id)) {
+        keys_.push_back(weight << 31 | (kLargestId - id));
+      }
+    }
+  }
+  KeepLargestKeys(std::min<int64_t>(active_ - num_chosen_, keys_.size()));
   return Status();
 }
 
@@ -292,7 +315,7 @@ Status ActiveSetSelector::Collect(const ActiveSetQuery& query) {
 void ActiveSetSelector::KeepBest(int64_t room) {
   const auto touched_end = touched_.begin() + num_touched_;
   if (room >= num_touched_) {
-    chosen_.insert(chosen_.end(), touched_.begin(), touched_end);
+    for (auto id = touched_.begin(); id != touched_end; ++id) Choose(*id);
     return;
   }
   // A histogram finds the score at which room ends; only the neurons in that
@@ -317,7 +340,7 @@ void ActiveSetSelector::KeepBest(int64_t room) {
     const int64_t score = scores_[*id], bin = score >> shift;
     if (bin < last_bin) continue;
     if (bin > last_bin) {
-      chosen_.push_back(*id);
+      Choose(*id);
     } else {
       keys_.push_back(score << 31 | (kLargestId - *id));
     }
@@ -329,67 +352,75 @@ void ActiveSetSelector::KeepLargestKeys(int64_t room) {
   std::nth_element(keys_.begin(), keys_.begin() + room, keys_.end(),
                    std::greater<int64_t>());
   for (int64_t i = 0; i < room; ++i) {
-    chosen_.push_back(kLargestId - static_cast<int32_t>(keys_[i] & kLargestId));
+    Choose(kLargestId - static_cast<int32_t>(keys_[i] & kLargestId));
   }
 }
 
 Status ActiveSetSelector::ChooseByScore(const ActiveSetQuery& query) {
-  Status status = Force(query);
-  if (status.ok()) status = Collect(query);
-  if (status.ok()) KeepBest(active_ - static_cast<int64_t>(chosen_.size()));
+  scores_.resize(tables_.units, 0);
+  touched_.resize(tables_.units + 1);  // one place to spare, as of the chosen
+  num_touched_ = 0;
+  for (int64_t i = 0; i < num_chosen_; ++i) scores_[chosen_[i]] = -1;
+  Status status = Collect(query);
+  if (status.ok()) KeepBest(active_ - num_chosen_);
   for (int64_t i = 0; i < num_touched_; ++i) scores_[touched_[i]] = 0;
-  for (int32_t id : chosen_) scores_[id] = 0;
+  for (int64_t i = 0; i < num_chosen_; ++i) scores_[chosen_[i]] = 0;
   return status;
 }
 
+void ActiveSetSelector::Forget() {
+  for (int64_t i = 0; i < num_chosen_; ++i) {
+    const uint32_t word = static_cast<uint32_t>(chosen_[i]) / kWordBits;
+    bits_[word] = 0;
+    used_words_[word / kWordBits] = 0;
+  }
+  num_chosen_ = 0;
+}
+
 void ActiveSetSelector::WriteAscending(int32_t* ids) {
-  int64_t count = static_cast<int64_t>(chosen_.size());
-  std::fill(ids + count, ids + active_, kNoId);
-  const int64_t words = static_cast<int64_t>(bits_.size());
-  if (words > kWordsPerChosen * count) {
-    std::sort(chosen_.begin(), chosen_.end());
-    std::copy(chosen_.begin(), chosen_.end(), ids);
+  std::fill(ids + num_chosen_, ids + active_, kNoId);
+  const int64_t words = static_cast<int64_t>(used_words_.size());
+  if (words > kWordsPerChosen * num_chosen_) {
+    std::copy_n(chosen_.begin(), num_chosen_, ids);
+    std::sort(ids, ids + num_chosen_);
+    Forget();
     return;
   }
-  for (int64_t word = 0; word < words; ++word) {
-    for (uint64_t rest = bits_[word]; rest != 0; rest &= rest - 1) {
-      *ids++ = static_cast<int32_t>(64 * word + __builtin_ctzll(rest));
+  for (int64_t i = 0; i < words; ++i) {
+    for (uint64_t used = used_words_[i]; used != 0; used &= used - 1) {
+      const int64_t word = kWordBits * i + __builtin_ctzll(used);
+      for (uint64_t bits = bits_[word]; bits != 0; bits &= bits - 1) {
+        *ids++ = static_cast<int32_t>(kWordBits * word + __builtin_ctzll(bits));
+      }
+      bits_[word] = 0;
     }
+    used_words_[i] = 0;
   }
+  num_chosen_ = 0;
 }
 
 Status ActiveSetSelector::Select(const ActiveSetQuery& query, int32_t* ids) {
-  chosen_.clear();
-  num_touched_ = 0;
   if (query.num_buckets > kMaxBuckets) {
     return Status::Invalid(
         "`buckets` must be at most " + std::to_string(kMaxBuckets) +
         " a sample. Received: " + std::to_string(query.num_buckets));
   }
-  Status status =
-      ScoresAreWeights(query) ? ChooseByWeight(query) : ChooseByScore(query);
-  if (!status.ok()) return status;
-  size_t different = 0;  // a corrupt table may hold a neuron twice
-  for (int32_t id : chosen_) {
-    const uint64_t bit = uint64_t{1} << id % 64;
-    chosen_[different] = id;
-    different += (bits_[id / 64] & bit) == 0;
-    bits_[id / 64] |= bit;
+  Status status = Force(query);
+  if (status.ok()) {
+    status =
+        ScoresAreWeights(query) ? ChooseByWeight(query) : ChooseByScore(query);
   }
-  chosen_.resize(different);
+  if (!status.ok()) {
+    Forget();
+    return status;
+  }
   // Here either all neurons that were met are chosen or there is no room left,
   // so the tables do not matter any more.
-  if (query.fill && static_cast<int64_t>(chosen_.size()) < active_) {
+  if (query.fill && num_chosen_ < active_) {
     fill_order_.Reset(query.fill_seed);
-    while (static_cast<int64_t>(chosen_.size()) < active_) {
-      const int32_t id = fill_order_.Next();
-      const uint64_t bit = uint64_t{1} << id % 64;
-      if ((bits_[id / 64] & bit) == 0) chosen_.push_back(id);
-      bits_[id / 64] |= bit;
-    }
+    while (num_chosen_ < active_) Choose(fill_order_.Next());
   }
   WriteAscending(ids);
-  for (int32_t id : chosen_) bits_[id / 64] = 0;
   return Status();
 }
 

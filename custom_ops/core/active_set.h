@@ -25,7 +25,7 @@ inline constexpr int64_t kMaxBuckets = (1 << 15) - 1;
 //   multiplier = 1 + h1 mod (prime - 1),           shift = h2 mod prime.
 class FillOrder {
  public:
-  explicit FillOrder(int64_t units);
+  explicit FillOrder(int64_t units) : units_(units) {}
 
   // Starts the order of `seed` from its beginning.
   void Reset(int32_t seed);
@@ -34,7 +34,7 @@ class FillOrder {
 
  private:
   const int64_t units_;
-  int64_t prime_;
+  int64_t prime_ = 0;  // as long as no order was asked for
   int64_t step_ = 0;   // inverse of the multiplier
   int64_t place_ = 0;  // the number whose rank comes next
 };
@@ -43,7 +43,8 @@ class FillOrder {
 struct ActiveSetQuery {
   // The buckets to look into and the weight, in [1, kMaxWeight], of a
   // collision in each.
-  const int32_t* buckets;  // [num_buckets], global numbers
+  const int32_t* buckets;  // [num_buckets], global numbers; null: those of the
+                           // only table, all of them, in order
   const int32_t* weights;  // [num_buckets]
   int64_t num_buckets;     // at most kMaxBuckets
   // Neurons that are active whatever the tables say; kNoId is skipped,
@@ -59,13 +60,14 @@ struct ActiveSetQuery {
 // Scratch memory of an ActiveSetSelector. Its size grows with the number of
 // units, so whoever selects often keeps it from one call to the next.
 struct ActiveSetScratch {
-  // Zero for every neuron between calls; negative marks a chosen one.
-  std::vector<int64_t> scores;   // [units]
+  // Zero for every neuron between calls; negative marks a forced one.
+  std::vector<int64_t> scores;   // [units], where they are needed
   std::vector<int32_t> touched;  // first the neurons whose score is positive
   std::vector<int32_t> chosen;
   std::vector<int64_t> keys;
-  std::vector<uint64_t> bits;  // of a set of neurons, empty between calls
-  std::vector<int32_t> sizes;  // of the buckets
+  // The bits of the chosen neurons, and of the words of these that are not 0.
+  // Both are empty between calls.
+  std::vector<uint64_t> bits, used_words;
   // The buckets worth looking into: which of a query's, weights and sizes.
   std::vector<int32_t> heavy, heavy_weights, heavy_sizes;
 };
@@ -90,27 +92,40 @@ class ActiveSetSelector {
   Status Select(const ActiveSetQuery& query, int32_t* ids);
 
  private:
-  Status Check(const ActiveSetQuery& query, int64_t i) const;
-  // Whether the buckets are those of all tables, in order.
-  bool RanksAll(const ActiveSetQuery& query) const;
+  // Makes a neuron one of the chosen, unless it is.
+  void Choose(int32_t id);
+  bool IsChosen(int32_t id) const;
+  Status Force(const ActiveSetQuery& query);
   // In one table, buckets in ascending order share no neuron, and a neuron's
   // score is the weight of its bucket: as cells ranked by their worth are.
-  bool ScoresAreWeights(const ActiveSetQuery& query);
+  bool ScoresAreWeights(const ActiveSetQuery& query) const;
+  // Whether these are all buckets of the table.
+  bool RanksAll(const ActiveSetQuery& query) const;
   // For these, whatever their number: looks into the weightiest buckets only.
   Status ChooseByWeight(const ActiveSetQuery& query);
-  // Writes sizes_; errors if a bucket, offset or weight is out of range.
-  Status MeasureBuckets(const ActiveSetQuery& query);
-  // Moves the buckets of at least this weight to the heavy ones.
-  void FindHeavy(const ActiveSetQuery& query, int32_t least);
-  Status CollectByWeight(const ActiveSetQuery& query);
-  // For all others: forced neurons, then scores, then the best of these.
+  static int32_t Bucket(const ActiveSetQuery& query, int64_t i) {
+    return query.buckets == nullptr ? static_cast<int32_t>(i)
+                                    : query.buckets[i];
+  }
+  // Errors if a bucket, offset or weight is out of range.
+  Status Check(const ActiveSetQuery& query, int64_t i) const;
+  Status CheckAll(const ActiveSetQuery& query);
+  // Finds buckets that hold `active` neurons, if all do, such that no other is
+  // as weighty. Returns a weight that at most some `active` reach.
+  int32_t FindHeavy(const ActiveSetQuery& query);
+  // Neurons of those of at least a weight.
+  int64_t CountHeavy(int32_t least) const;
+  // Of the heavy buckets, drops those of less weight.
+  void DropLighter(int32_t least);
+  // For all others: scores, then the best of these.
   Status ChooseByScore(const ActiveSetQuery& query);
-  Status Force(const ActiveSetQuery& query);
   Status Collect(const ActiveSetQuery& query);
   void KeepBest(int64_t room);
   // Chooses the `room` largest of keys_ (score descending, id ascending).
   void KeepLargestKeys(int64_t room);
+  // Writes the chosen ones, and forgets them.
   void WriteAscending(int32_t* ids);
+  void Forget();
 
   const BucketTables tables_;
   const int64_t active_;
@@ -119,13 +134,14 @@ class ActiveSetSelector {
   std::vector<int32_t>& touched_;
   int64_t num_touched_ = 0;
   std::vector<int32_t>& chosen_;
+  int64_t num_chosen_ = 0;
   std::vector<int64_t>& keys_;
-  std::vector<uint64_t>& bits_;
-  std::vector<int32_t>& sizes_;
+  std::vector<uint64_t>&bits_, &used_words_;
   std::vector<int32_t>&heavy_, &heavy_weights_, &heavy_sizes_;
-  bool ranks_all_ = false;     // the query does
-  bool measured_all_ = false;  // sizes_ are those of all buckets, in order
-  int32_t last_least_ = 1;     // from which on weights were worth looking into
+  int64_t num_heavy_ = 0;
+  bool checked_all_ = false;  // the offsets of all buckets
+  // From which weight on buckets were worth looking into.
+  int32_t last_least_ = kMaxWeight / 8 * 7;
   const VectorKernels& vector_kernels_;
 };
 

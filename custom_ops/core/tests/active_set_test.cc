@@ -365,8 +365,16 @@ TEST(CellsByWorth) {
           if (random.Chance(0.5)) query.forced.push_back(kNoId);
         }
         query.fill = trial % 4 == 3;
-        CHECK_EQ(Select(&selector, query, active),
-                 Expected(tables, query, active));
+        const Ints expected = Expected(tables, query, active);
+        CHECK_EQ(Select(&selector, query, active), expected);
+        if (static_cast<int64_t>(query.buckets.size()) != buckets) continue;
+        ActiveSetQuery all = query.view();
+        std::iota(query.buckets.begin(), query.buckets.end(), 0);
+        const Ints in_order = Expected(tables, query, active);
+        all.buckets = nullptr;
+        Ints ids(active, -77);
+        CHECK_OK(selector.Select(all, ids.data()));
+        CHECK_EQ(ids, in_order);
       }
     }
   }
