@@ -23,7 +23,6 @@ bool Centered(const float* row, const float* center, int64_t n, float largest,
   return usable;
 }
 
-constexpr int64_t kInputsAtOnce = 8;  // rows of a block of a product
 constexpr int64_t kCellsAtOnce = 48;  // columns of one
 constexpr int64_t kPointsAtOnce = 256;
 constexpr int64_t kCentroidsAtOnce = 64;
@@ -323,11 +322,10 @@ Status CellMeans(const CellMembers& m, const ParallelFor& parallel_for,
 
 namespace {
 
-// Writes the coordinates of the inputs in [first, last).
-void InputCoordinates(const CellQueries& q, int64_t first, int64_t last,
+// Writes the coordinates of `rows` inputs from `first` on.
+void InputCoordinates(const CellQueries& q, int64_t first, int64_t rows,
                       const VectorKernels& vector_kernels,
-                      std::vector<float>* centered, float* coordinates) {
-  const int64_t rows = last - first;
+                      std::vector<float>* centered, float* z) {
   const float* x = q.inputs + first * q.input_dim;
   centered->resize(rows * q.input_dim);
   for (int64_t i = 0; i < rows; ++i) {
@@ -336,7 +334,6 @@ void InputCoordinates(const CellQueries& q, int64_t first, int64_t last,
       row[j] = x[i * q.input_dim + j] - q.center[j];
     }
   }
-  float* z = coordinates + first * q.rank;
   vector_kernels.multiply(centered->data(), q.basis, rows, q.input_dim, q.rank,
                           z);
   for (int64_t i = 0; i < rows; ++i, z += q.rank) {
@@ -352,48 +349,81 @@ void InputCoordinates(const CellQueries& q, int64_t first, int64_t last,
 
 }  // namespace
 
-void CellWorth(const CellQueries& q, const ParallelFor& parallel_for,
-               const VectorKernels& vector_kernels, float* worth) {
-  std::vector<float> coordinates(q.batch * q.rank);
-  const int64_t blocks = (q.batch + kInputsAtOnce - 1) / kInputsAtOnce;
-  parallel_for(blocks, kInputsAtOnce * q.input_dim * (q.rank / 8 + 1),
-               [&](int64_t begin, int64_t end) {
-                 std::vector<float> centered;
-                 for (int64_t block = begin; block < end; ++block) {
-                   const int64_t first = block * kInputsAtOnce;
-                   InputCoordinates(
-                       q, first, std::min(first + kInputsAtOnce, q.batch),
-                       vector_kernels, &centered, coordinates.data());
-                 }
-               });
-  // A few centroids at a time, side by side so that a product goes along them.
+CellProducts::CellProducts(const CellQueries& queries,
+                           const ParallelFor& parallel_for,
+                           const VectorKernels& vector_kernels,
+                           std::vector<float>* columns)
+    : queries_(queries), vector_kernels_(vector_kernels), columns_(*columns) {
+  // A few side by side, so that a product goes along them; then what is added.
+  const CellQueries& q = queries_;
+  columns->resize(q.cells * (q.rank + 1));
+  float* const last = columns->data() + q.cells * q.rank;
   const int64_t pieces = (q.cells + kCellsAtOnce - 1) / kCellsAtOnce;
   parallel_for(
-      pieces, kCellsAtOnce * q.rank * (1 + q.batch / 8),
-      [&](int64_t begin, int64_t end) {
-        std::vector<float> columns(q.rank * kCellsAtOnce);
-        std::vector<float> products(q.batch * kCellsAtOnce);
-        std::vector<float> last(kCellsAtOnce);
+      pieces, 2 * kCellsAtOnce * q.rank, [&](int64_t begin, int64_t end) {
         for (int64_t piece = begin; piece < end; ++piece) {
           const int64_t first = piece * kCellsAtOnce;
           const int64_t cells = std::min(kCellsAtOnce, q.cells - first);
           const float* centroids = q.centroids + first * (q.rank + 1);
+          float* out = columns->data() + first * q.rank;
           for (int64_t c = 0; c < cells; ++c) {
             for (int64_t k = 0; k < q.rank; ++k) {
-              columns[k * cells + c] = centroids[c * (q.rank + 1) + k];
+              out[k * cells + c] = centroids[c * (q.rank + 1) + k];
             }
-            last[c] = centroids[c * (q.rank + 1) + q.rank];
-          }
-          vector_kernels.multiply(coordinates.data(), columns.data(), q.batch,
-                                  q.rank, cells, products.data());
-          for (int64_t b = 0; b < q.batch; ++b) {
-            float* out = worth + b * q.cells + first;
-            for (int64_t c = 0; c < cells; ++c) {
-              out[c] = products[b * cells + c] + last[c];
-            }
+            last[first + c] = centroids[c * (q.rank + 1) + q.rank];
           }
         }
       });
+}
+
+void CellProducts::Multiply(int64_t first, int64_t count,
+                            CellProductsScratch* scratch) const {
+  const CellQueries& q = queries_;
+  scratch->count = count;
+  scratch->coordinates.resize(kInputsAtOnce * q.rank);
+  scratch->products.resize(kInputsAtOnce * q.cells);
+  InputCoordinates(q, first, count, vector_kernels_, &scratch->centered,
+                   scratch->coordinates.data());
+  for (int64_t cell = 0; cell < q.cells; cell += kCellsAtOnce) {
+    vector_kernels_.multiply(scratch->coordinates.data(),
+                             columns_.data() + cell * q.rank, count, q.rank,
+                             std::min(kCellsAtOnce, q.cells - cell),
+                             scratch->products.data() + cell * count);
+  }
+}
+
+void CellProducts::Worth(const CellProductsScratch& scratch, int64_t i,
+                         float* worth) const {
+  const CellQueries& q = queries_;
+  const float* last = columns_.data() + q.cells * q.rank;
+  for (int64_t cell = 0; cell < q.cells; cell += kCellsAtOnce) {
+    const int64_t cells = std::min(kCellsAtOnce, q.cells - cell);
+    const float* products =
+        scratch.products.data() + cell * scratch.count + i * cells;
+    for (int64_t c = 0; c < cells; ++c) {
+      worth[cell + c] = products[c] + last[cell + c];
+    }
+  }
+}
+
+void CellWorth(const CellQueries& q, const ParallelFor& parallel_for,
+               const VectorKernels& vector_kernels, float* worth) {
+  std::vector<float> columns;
+  const CellProducts products(q, parallel_for, vector_kernels, &columns);
+  constexpr int64_t kAtOnce = CellProducts::kInputsAtOnce;
+  parallel_for((q.batch + kAtOnce - 1) / kAtOnce,
+               kAtOnce * (q.input_dim + q.cells) * (q.rank / 8 + 1),
+               [&](int64_t begin, int64_t end) {
+                 CellProductsScratch scratch;
+                 const int64_t last = std::min(end * kAtOnce, q.batch);
+                 for (int64_t b = begin * kAtOnce; b < last; b += kAtOnce) {
+                   const int64_t count = std::min(kAtOnce, last - b);
+                   products.Multiply(b, count, &scratch);
+                   for (int64_t i = 0; i < count; ++i) {
+                     products.Worth(scratch, i, worth + (b + i) * q.cells);
+                   }
+                 }
+               });
 }
 
 void RankCells(const float* worth, int64_t batch, int64_t cells,

@@ -2,6 +2,7 @@
 #define CUSTOM_OPS_CORE_CELLS_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "custom_ops/core/parallel.h"
 #include "custom_ops/core/status.h"
@@ -23,8 +24,39 @@ struct CellQueries {
   int64_t cells;
 };
 
-// The product of each centroid with (z, 1), the input's coordinates
-// z = basis' (x - center) / scales: 0 where a scale is 0 and for NaN.
+// Scratch memory of CellProducts.
+struct CellProductsScratch {
+  int64_t count;  // of the inputs
+  std::vector<float> centered, coordinates;
+  std::vector<float> products;  // of some cells with all inputs, then others
+};
+
+// What cells are worth to inputs: the product of each centroid with (z, 1), the
+// input's coordinates z = basis' (x - center) / scales: 0 where a scale is 0
+// and for NaN. For a few inputs at a time, so that what is done next with their
+// worth finds it in the cache.
+class CellProducts {
+ public:
+  static constexpr int64_t kInputsAtOnce = 8;
+
+  // Lays the centroids out in `columns`, for all threads.
+  CellProducts(const CellQueries& queries, const ParallelFor& parallel_for,
+               const VectorKernels& vector_kernels,
+               std::vector<float>* columns);
+
+  // Of the inputs from `first` on, `count` of them, at most kInputsAtOnce.
+  void Multiply(int64_t first, int64_t count,
+                CellProductsScratch* scratch) const;
+  // Writes the worth of all cells to the i-th of these inputs: [cells].
+  void Worth(const CellProductsScratch& scratch, int64_t i, float* worth) const;
+
+ private:
+  const CellQueries queries_;
+  const VectorKernels& vector_kernels_;
+  const std::vector<float>& columns_;
+};
+
+// Their worth to all inputs.
 //
 //   worth   [batch, cells], written
 void CellWorth(const CellQueries& queries, const ParallelFor& parallel_for,

@@ -5,6 +5,7 @@
 
 #include "custom_ops/core/cells.h"
 #include "custom_ops/kernels/kernel_helpers.h"
+#include "custom_ops/kernels/selection_inputs.h"
 
 namespace keras_lsh {
 namespace {
@@ -126,37 +127,13 @@ class CellWorthOp : public OpKernel {
   }
 
   void Compute(OpKernelContext* context) override {
-    const Tensor &inputs = context->input(0), &center = context->input(1);
-    const Tensor &basis = context->input(2), &scales = context->input(3);
-    const Tensor& centroids = context->input(4);
-    OP_REQUIRES_OK(context, RequireRank(inputs, 2, "inputs"));
-    OP_REQUIRES_OK(context, RequireRank(basis, 2, "basis"));
-    OP_REQUIRES_OK(context, RequireRank(centroids, 2, "centroids"));
-    const int64_t input_dim = inputs.dim_size(1), rank = basis.dim_size(1);
-    OP_REQUIRES(
-        context,
-        center.shape() == TensorShape({input_dim}) &&
-            basis.dim_size(0) == input_dim &&
-            scales.shape() == TensorShape({rank}),
-        Invalid("`center` [input_dim], `basis` [input_dim, rank] and "
-                "`scales` [rank] must belong to `inputs`, of ",
-                input_dim, " columns. Received: shapes ",
-                center.shape().DebugString(), ", ", basis.shape().DebugString(),
-                " and ", scales.shape().DebugString()));
-    OP_REQUIRES(
-        context, centroids.dim_size(1) == rank + 1,
-        Invalid("`centroids` must have a column more than `basis`, ", rank + 1,
-                ". Received: shape=", centroids.shape().DebugString()));
+    CellQueries queries;
+    OP_REQUIRES_OK(context, ReadCellQueries(context, largest_, &queries));
     Tensor* worth;
     OP_REQUIRES_OK(
         context,
-        AllocateOutput(context, 0, {inputs.dim_size(0), centroids.dim_size(0)},
-                       &worth));
-    CellWorth({inputs.flat<float>().data(), inputs.dim_size(0), input_dim,
-               center.flat<float>().data(), basis.flat<float>().data(),
-               scales.flat<float>().data(), rank, largest_,
-               centroids.flat<float>().data(), centroids.dim_size(0)},
-              WorkerThreads(context), GetVectorKernels(),
+        AllocateOutput(context, 0, {queries.batch, queries.cells}, &worth));
+    CellWorth(queries, WorkerThreads(context), GetVectorKernels(),
               worth->flat<float>().data());
   }
 

@@ -1,9 +1,9 @@
 // LshSelectActive.
 #include <cstdint>
-#include <limits>
 
 #include "custom_ops/core/active_set.h"
 #include "custom_ops/kernels/kernel_helpers.h"
+#include "custom_ops/kernels/selection_inputs.h"
 
 namespace keras_lsh {
 namespace {
@@ -20,16 +20,12 @@ class SelectActiveOp : public OpKernel {
   }
 
   void Compute(OpKernelContext* context) override {
-    OP_REQUIRES_OK(context, Check(context));
+    BucketTables tables;
+    OP_REQUIRES_OK(context, Read(context, &tables));
     const Tensor& buckets = context->input(0);
-    const Tensor& offsets = context->input(2);
-    const Tensor& table_ids = context->input(3);
     const Tensor& forced = context->input(4);
     const Tensor& fill_seeds = context->input(5);
     const int64_t batch = buckets.dim_size(0);
-    const BucketTables tables = {
-        offsets.flat<int32_t>().data(), table_ids.flat<int32_t>().data(),
-        offsets.dim_size(0), offsets.dim_size(1) - 1, table_ids.dim_size(1)};
 
     Tensor* ids;
     OP_REQUIRES_OK(context, AllocateOutput(context, 0, {batch, active_}, &ids));
@@ -65,45 +61,22 @@ class SelectActiveOp : public OpKernel {
   }
 
  private:
-  absl::Status Check(OpKernelContext* context) {
+  absl::Status Read(OpKernelContext* context, BucketTables* tables) {
     const Tensor& buckets = context->input(0);
     const Tensor& weights = context->input(1);
-    const Tensor& offsets = context->input(2);
-    const Tensor& table_ids = context->input(3);
-    const Tensor& forced = context->input(4);
     const Tensor& fill_seeds = context->input(5);
     TF_RETURN_IF_ERROR(RequireRank(buckets, 2, "buckets"));
-    TF_RETURN_IF_ERROR(RequireRank(offsets, 2, "offsets"));
-    TF_RETURN_IF_ERROR(RequireRank(table_ids, 2, "table_ids"));
-    TF_RETURN_IF_ERROR(RequireRank(forced, 2, "forced"));
     TF_RETURN_IF_ERROR(RequireRank(fill_seeds, 1, "fill_seeds"));
     KLSH_REQUIRE(weights.shape() == buckets.shape(),
                  "`weights` must have the shape of `buckets`, ",
                  buckets.shape().DebugString(),
                  ". Received: ", weights.shape().DebugString());
-    KLSH_REQUIRE(offsets.dim_size(0) == table_ids.dim_size(0) &&
-                     offsets.dim_size(0) >= 1 && offsets.dim_size(1) >= 2,
-                 "`offsets` [tables, buckets + 1] and `table_ids` "
-                 "[tables, units] must belong together. Received: shapes ",
-                 offsets.shape().DebugString(), " and ",
-                 table_ids.shape().DebugString());
-    KLSH_REQUIRE(offsets.dim_size(0) * (offsets.dim_size(1) - 1) <=
-                     std::numeric_limits<int32_t>::max(),
-                 "The number of buckets must be below 2^31. Received: offsets ",
-                 offsets.shape().DebugString());
-    KLSH_REQUIRE(forced.dim_size(0) == buckets.dim_size(0),
-                 "`forced` must have a row for each of the ",
-                 buckets.dim_size(0),
-                 " samples. Received: shape=", forced.shape().DebugString());
     KLSH_REQUIRE(fill_seeds.dim_size(0) == buckets.dim_size(0) ||
                      fill_seeds.dim_size(0) == 0,
                  "`fill_seeds` must have an element for each of the ",
                  buckets.dim_size(0), " samples, or none. Received: shape=",
                  fill_seeds.shape().DebugString());
-    KLSH_REQUIRE(active_ <= table_ids.dim_size(1),
-                 "`active` must be at most the number of units, ",
-                 table_ids.dim_size(1), ". Received: active=", active_);
-    return absl::OkStatus();
+    return ReadTables(context, 2, buckets.dim_size(0), active_, tables);
   }
 
   int64_t active_;

@@ -24,6 +24,44 @@ absl::Status MarginsShape(InferenceContext* c, DimensionHandle* n,
   return absl::OkStatus();
 }
 
+// The inputs of LshCellWorth, [batch, input_dim] and what belongs to them; sets
+// *batch and *cells.
+absl::Status CellQueriesShape(InferenceContext* c, DimensionHandle* batch,
+                              DimensionHandle* cells) {
+  ShapeHandle inputs, center, basis, scales, centroids;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &inputs));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &center));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 2, &basis));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 1, &scales));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 2, &centroids));
+  DimensionHandle merged;
+  const DimensionHandle input_dim = c->Dim(inputs, 1);
+  TF_RETURN_IF_ERROR(c->Merge(input_dim, c->Dim(center, 0), &merged));
+  TF_RETURN_IF_ERROR(c->Merge(input_dim, c->Dim(basis, 0), &merged));
+  TF_RETURN_IF_ERROR(c->Merge(c->Dim(basis, 1), c->Dim(scales, 0), &merged));
+  *batch = c->Dim(inputs, 0);
+  *cells = c->Dim(centroids, 0);
+  return absl::OkStatus();
+}
+
+// [tables, buckets + 1] offsets, [tables, units] ids and [batch, any] forced
+// ones, the inputs from `first` on; sets the output, [batch, active].
+absl::Status SelectionShape(InferenceContext* c, int first,
+                            DimensionHandle batch) {
+  ShapeHandle offsets, table_ids, forced;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first), 2, &offsets));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 1), 2, &table_ids));
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(first + 2), 2, &forced));
+  DimensionHandle unused;
+  TF_RETURN_IF_ERROR(c->Merge(batch, c->Dim(forced, 0), &batch));
+  TF_RETURN_IF_ERROR(
+      c->Merge(c->Dim(offsets, 0), c->Dim(table_ids, 0), &unused));
+  int64_t active;
+  TF_RETURN_IF_ERROR(c->GetAttr("active", &active));
+  c->set_output(0, c->MakeShape({batch, c->MakeDim(active)}));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 REGISTER_OP("LshMatmul")
@@ -257,19 +295,9 @@ REGISTER_OP("LshCellWorth")
     .Output("worth: float")
     .Attr("largest: float")
     .SetShapeFn([](InferenceContext* c) {
-      ShapeHandle inputs, center, basis, scales, centroids;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &inputs));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 1, &center));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 2, &basis));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 1, &scales));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 2, &centroids));
-      DimensionHandle merged;
-      const DimensionHandle input_dim = c->Dim(inputs, 1);
-      TF_RETURN_IF_ERROR(c->Merge(input_dim, c->Dim(center, 0), &merged));
-      TF_RETURN_IF_ERROR(c->Merge(input_dim, c->Dim(basis, 0), &merged));
-      TF_RETURN_IF_ERROR(
-          c->Merge(c->Dim(basis, 1), c->Dim(scales, 0), &merged));
-      c->set_output(0, c->Matrix(c->Dim(inputs, 0), c->Dim(centroids, 0)));
+      DimensionHandle batch, cells;
+      TF_RETURN_IF_ERROR(CellQueriesShape(c, &batch, &cells));
+      c->set_output(0, c->Matrix(batch, cells));
       return absl::OkStatus();
     })
     .Doc(R"doc(
@@ -358,22 +386,11 @@ REGISTER_OP("LshSelectActive")
     .Output("ids: int32")
     .Attr("active: int >= 1")
     .SetShapeFn([](InferenceContext* c) {
-      ShapeHandle buckets, offsets, table_ids, forced, fill_seeds, unused;
+      ShapeHandle buckets, unused;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &buckets));
       TF_RETURN_IF_ERROR(c->Merge(buckets, c->input(1), &unused));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 2, &offsets));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(3), 2, &table_ids));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(4), 2, &forced));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(5), 1, &fill_seeds));
-      DimensionHandle batch, unused_dim;
-      TF_RETURN_IF_ERROR(
-          c->Merge(c->Dim(buckets, 0), c->Dim(forced, 0), &batch));
-      TF_RETURN_IF_ERROR(
-          c->Merge(c->Dim(offsets, 0), c->Dim(table_ids, 0), &unused_dim));
-      int64_t active;
-      TF_RETURN_IF_ERROR(c->GetAttr("active", &active));
-      c->set_output(0, c->MakeShape({batch, c->MakeDim(active)}));
-      return absl::OkStatus();
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(5), 1, &unused));
+      return SelectionShape(c, 2, c->Dim(buckets, 0));
     })
     .Doc(R"doc(
 Chooses the active neurons of each sample from the buckets it probes.
@@ -388,6 +405,41 @@ fill_seeds: [batch], seeds of the choice that fills up a set that is too small, 
   [0] to leave it small.
 ids: [batch, active], ascending, unused places last and -1. Chosen are the forced
   neurons, then the others by (score descending, id ascending), then the fill.
+)doc");
+
+REGISTER_OP("LshSelectFromCells")
+    .Input("inputs: float")
+    .Input("center: float")
+    .Input("basis: float")
+    .Input("scales: float")
+    .Input("centroids: float")
+    .Input("offsets: int32")
+    .Input("table_ids: int32")
+    .Input("forced: int32")
+    .Output("ids: int32")
+    .Attr("active: int >= 1")
+    .Attr("largest: float")
+    .SetShapeFn([](InferenceContext* c) {
+      DimensionHandle batch, cells;
+      TF_RETURN_IF_ERROR(CellQueriesShape(c, &batch, &cells));
+      return SelectionShape(c, 5, batch);
+    })
+    .Doc(R"doc(
+Chooses the active neurons of each input from the cells of one table.
+
+What LshCellWorth, LshRankCells and LshSelectActive give one after the other, the sum of
+the buckets being the seed of the fill.
+
+inputs: [batch, input_dim].
+center: [input_dim].
+basis: [input_dim, rank].
+scales: [rank].
+centroids: [cells, rank + 1].
+offsets: [1, cells + 1].
+table_ids: [1, units].
+forced: [batch, num_forced], neurons that are active in any case; -1 for none.
+largest: what coordinates are cut to.
+ids: [batch, active], ascending, unused places last and -1.
 )doc");
 
 }  // namespace keras_lsh

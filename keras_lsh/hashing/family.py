@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lsh import ops
 from keras_lsh.hashing._config import Config
 
 State = Mapping[str, Any]
@@ -27,7 +28,7 @@ class HashFamily(Config, abc.ABC):
     - `observe` with training batches, if it gathers statistics;
     - `refresh`, then `neuron_codes`, each time it rebuilds its hash tables, the first
       time in `build`;
-    - `input_probes` with every batch.
+    - `select`, which asks for `input_probes`, with every batch.
 
     Subclasses are registered with `keras.saving.register_keras_serializable(
     "keras_lsh")` and pass all that defines them through `get_config`.
@@ -145,6 +146,38 @@ class HashFamily(Config, abc.ABC):
             numbers `table * buckets + code`, and what a collision there is worth in the
             ranking of candidates, from 1 to 65536.
         """
+
+    def select(
+        self,
+        inputs: tf.Tensor,
+        state: State,
+        offsets: Any,
+        table_ids: Any,
+        forced: tf.Tensor,
+        active: int,
+    ) -> tf.Tensor:
+        """The active neurons of inputs: the best of those in the buckets they probe.
+
+        Overridden where there is a shorter way to the same ids than by way of
+        `input_probes`.
+
+        Args:
+            inputs: float32 `[batch, input_dim]`.
+            state: The layer's state.
+            offsets: int32 `[tables, buckets + 1]` (see `ops.build_tables`).
+            table_ids: int32 `[tables, units]`.
+            forced: int32 `[batch, F]`, ids that are active in any case; -1 is skipped.
+            active: Number of ids per sample.
+
+        Returns:
+            int32 `[batch, active]`, ascending. A sample that meets too few is filled up
+            at random, the seed being its own buckets.
+        """
+        buckets, weights = self.input_probes(inputs, state)
+        seeds = tf.reduce_sum(buckets, axis=-1)
+        return ops.select_active(
+            buckets, weights, offsets, table_ids, forced, seeds, active
+        )
 
     @abc.abstractmethod
     def multiplications(self, input_dim: int) -> int:

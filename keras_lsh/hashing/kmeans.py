@@ -207,17 +207,31 @@ class KMeansCells(HashFamily):
     def input_probes(
         self, inputs: tf.Tensor, state: State
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        centroids = as_float("centroids", state)
-        tables = centroids.shape[0]
-        centroids = tf.reshape(centroids, [-1, centroids.shape[-1]])
+        centroids = _flat_centroids(state)
         worth = subspace.worth_of_cells(inputs, centroids, state)
         cells = centroids.shape[0]
-        probes = min(cells, tables * (self.probes or cells))
+        probes = min(cells, self.tables * (self.probes or cells))
         if probes < cells:
             worth, best = tf.math.top_k(worth, probes)
             # Linear in the worth, so that the sum over tables ranks by the mean worth.
             return best, ops.rank_cells(worth)[1]
         return ops.rank_cells(worth)
+
+    def select(
+        self,
+        inputs: tf.Tensor,
+        state: State,
+        offsets: Any,
+        table_ids: Any,
+        forced: tf.Tensor,
+        active: int,
+    ) -> tf.Tensor:
+        """As of any family; one op where an input looks into all cells of one table."""
+        selection = offsets, table_ids, forced, active
+        if self.tables > 1 or (self.probes or self.buckets) < self.buckets:
+            return super().select(inputs, state, *selection)
+        centroids = _flat_centroids(state)
+        return subspace.select_from_cells(inputs, centroids, state, *selection)
 
     def multiplications(self, input_dim: int) -> int:
         rank = self._rank(input_dim)
@@ -241,6 +255,12 @@ class KMeansCells(HashFamily):
             "rank": self.rank,
             "seed": self.seed,
         }
+
+
+def _flat_centroids(state: State) -> tf.Tensor:
+    """The centroids of all tables, `[tables * cells, rank + 1]`."""
+    centroids = as_float("centroids", state)
+    return tf.reshape(centroids, [-1, centroids.shape[-1]])
 
 
 def _centroids(neurons: tf.Tensor, members: tf.Tensor, shape: Any) -> tf.Tensor:

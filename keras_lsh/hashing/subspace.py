@@ -146,12 +146,32 @@ def input_coordinates(inputs: tf.Tensor, state: State) -> tf.Tensor:
 
 def worth_of_cells(inputs: tf.Tensor, centroids: tf.Tensor, state: State) -> tf.Tensor:
     """Products of `(z, 1)` with centroids `[cells, rank + 1]`: `[batch, cells]`."""
-    return ops.cell_worth(
-        tf.cast(inputs, tf.float32),
-        *(as_float(name, state) for name in ("center", "basis", "scales")),
-        centroids,
-        _LARGEST_COORDINATE,
+    queries = _cell_queries(inputs, centroids, state)
+    return ops.cell_worth(*queries, largest=_LARGEST_COORDINATE)
+
+
+def select_from_cells(
+    inputs: tf.Tensor,
+    centroids: tf.Tensor,
+    state: State,
+    offsets: Any,
+    table_ids: Any,
+    forced: tf.Tensor,
+    active: int,
+) -> tf.Tensor:
+    """The neurons of the cells worth most (see `HashFamily.select`), of one table."""
+    queries = _cell_queries(inputs, centroids, state)
+    return ops.select_from_cells(
+        *queries, offsets, table_ids, forced, active, largest=_LARGEST_COORDINATE
     )
+
+
+def _cell_queries(
+    inputs: tf.Tensor, centroids: tf.Tensor, state: State
+) -> list[tf.Tensor]:
+    """The first arguments of `ops.cell_worth`."""
+    statistics = (as_float(name, state) for name in ("center", "basis", "scales"))
+    return [tf.cast(inputs, tf.float32), *statistics, centroids]
 
 
 def limited(coordinates: tf.Tensor) -> tf.Tensor:

@@ -54,6 +54,7 @@ __all__ = [
     "scatter_active",
     "select_active",
     "select_by_sketch",
+    "select_from_cells",
     "shared_matmul",
     "sign_sketch",
     "simd_level",
@@ -90,6 +91,7 @@ active_softmax_crossentropy = _dispatch("active_softmax_crossentropy")
 nearest_cells = _dispatch("nearest_cells")
 cell_worth = _dispatch("cell_worth")
 rank_cells = _dispatch("rank_cells")
+select_from_cells = _dispatch("select_from_cells")
 observe_inputs = _dispatch("observe_inputs")
 rotate = _dispatch("rotate")
 sign_sketch = _dispatch("sign_sketch")

@@ -174,6 +174,29 @@ def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:
     return buckets, weights
 
 
+def select_from_cells(
+    inputs: Any,
+    center: Any,
+    basis: Any,
+    scales: Any,
+    centroids: Any,
+    offsets: Any,
+    table_ids: Any,
+    forced: Any,
+    active: int,
+    largest: float = math.inf,
+) -> tf.Tensor:
+    require_integer("active", active, 1, MAX_INT32, "a positive integer")
+    return _ops().lsh_select_from_cells(
+        *cell_queries(inputs, center, basis, scales, centroids),
+        as_tensor("offsets", offsets, tf.int32, 2),
+        as_tensor("table_ids", table_ids, tf.int32, 2),
+        as_tensor("forced", forced, tf.int32, 2),
+        active=active,
+        largest=largest,
+    )
+
+
 def observe_inputs(
     inputs: Any,
     center: Any,

@@ -59,6 +59,7 @@ __all__ = [
     "scatter_active",
     "select_active",
     "select_by_sketch",
+    "select_from_cells",
     "sign_sketch",
     "sparse_matmul",
     "subtract_rows",
@@ -573,6 +574,55 @@ def rank_cells(worth: Any) -> tuple[tf.Tensor, tf.Tensor]:
     shares = tf.math.divide_no_nan(worth - least, range_)
     weights = 1 + tf.cast(65535.0 * shares, tf.int32)
     return tf.ensure_shape(buckets, worth.shape), weights
+
+
+def select_from_cells(
+    inputs: Any,
+    center: Any,
+    basis: Any,
+    scales: Any,
+    centroids: Any,
+    offsets: Any,
+    table_ids: Any,
+    forced: Any,
+    active: int,
+    largest: float = math.inf,
+) -> tf.Tensor:
+    """Chooses the active neurons of each input from the cells of one table.
+
+    `cell_worth`, `rank_cells` and `select_active` one after the other; compiled, it is
+    one op that keeps what is between them in the cache. All cells being looked into,
+    nothing is left to fill up with unless the table is corrupt.
+
+    Args:
+        inputs: float32 `[batch, input_dim]`.
+        center: float32 `[input_dim]` (see `cell_worth`).
+        basis: float32 `[input_dim, rank]`.
+        scales: float32 `[rank]`.
+        centroids: float32 `[cells, rank + 1]`, at most 32767 of them.
+        offsets: int32 `[1, cells + 1]` (see `build_tables`).
+        table_ids: int32 `[1, units]`.
+        forced: int32 `[batch, F]`, as in `select_active`.
+        active: Number of ids per sample, at most `units`.
+        largest: What coordinates are cut to.
+
+    Returns:
+        int32 `[batch, active]`, ascending.
+
+    Raises:
+        ValueError: If shapes or dtypes do not match.
+        tf.errors.InvalidArgumentError: If an offset or id is out of range, or if a
+            sample has more than `active` different forced ids.
+    """
+    worth = cell_worth(inputs, center, basis, scales, centroids, largest)
+    offsets = as_tensor("offsets", offsets, tf.int32, 2)
+    cells = worth.shape[1]
+    buckets = None if cells is None else cells + 1
+    expected = f"shape (1, {buckets}), of one table with a bucket for each cell"
+    require_shape("offsets", offsets, [1, buckets], expected)
+    buckets, weights = rank_cells(worth)
+    seeds = tf.reduce_sum(buckets, axis=-1)
+    return select_active(buckets, weights, offsets, table_ids, forced, seeds, active)
 
 
 def observe_inputs(

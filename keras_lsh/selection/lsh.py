@@ -60,15 +60,8 @@ class LSHSelector(Selector):
         del kernel, bias
         if forced is None:
             forced = tf.zeros([tf.shape(inputs)[0], 0], tf.int32)
-        buckets, weights = self.hashing.input_probes(inputs, self.state)
-        return ops.select_active(
-            buckets,
-            weights,
-            self.offsets,
-            self.table_ids,
-            forced,
-            tf.reduce_sum(buckets, axis=-1),
-            count,
+        return self.hashing.select(
+            inputs, self.state, self.offsets, self.table_ids, forced, count
         )
 
     def scores(self, inputs: tf.Tensor, kernel: Any, bias: Any) -> tf.Tensor:

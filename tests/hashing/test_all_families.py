@@ -22,6 +22,7 @@ FAMILIES = [
     SimHash(3, 4, 2, directions="sparse", transform="simple_lsh", seed=5),
     SimHash(3, 4, 3, rank=4, transform="sign_alsh"),
     KMeansCells(6, 2, 3, rank=4),
+    KMeansCells(7, rank=3),
     CrossPolytope(4, 3, 2),
     CrossPolytope(2, 3, 5, functions=2, features=4, transform="l2_alsh"),
     WTAHash(4, 2, 3, 5),
@@ -169,6 +170,28 @@ def test_codes_of_some_neurons_are_those_among_all(family):
     np.testing.assert_array_equal(
         family.neuron_codes(kernel[some], bias[some], state), codes[some]
     )
+
+
+@all_families
+def test_selects_from_the_buckets_that_inputs_probe(family):
+    kernel, bias, inputs = random(UNITS, DIM), random(UNITS), random(11, DIM, seed=1)
+    state = trained(family, kernel, bias, inputs)
+    inputs[3, 1], inputs[5] = np.nan, np.inf
+    family = decided(family)
+    codes = family.neuron_codes(kernel, bias, state)
+    tables = keras_lsh.ops.build_tables(codes, family.buckets)
+    forced = np.random.default_rng(2).integers(-1, UNITS, (11, 2)).astype("int32")
+    buckets, weights = family.input_probes(tf.constant(inputs), state)
+    seeds = tf.reduce_sum(buckets, axis=-1)
+    for active in (2, 9, UNITS):
+        arguments = (tf.constant(inputs), state, *tables, forced, active)
+        expected = keras_lsh.ops.select_active(
+            buckets, weights, *tables, forced, seeds, active
+        )
+        np.testing.assert_array_equal(family.select(*arguments), expected)
+        with keras_lsh.ops.reference_ops():
+            by_reference = family.select(*arguments)
+        assert by_reference.shape == (11, active)
 
 
 @pytest.mark.parametrize(

@@ -615,6 +615,11 @@ TOO_LARGE = {
         offsets=[[0, 8]], table_ids=[list(range(8))],
         forced=tf.zeros([2**61, 0], tf.int32), fill_seeds=tf.zeros([0], tf.int32),
         active=8""",
+    "lsh_select_from_cells": """
+        inputs=tf.zeros([2**61, 0]), center=tf.zeros([0]), basis=tf.zeros([0, 0]),
+        scales=tf.zeros([0]), centroids=tf.zeros([1, 1]), offsets=[[0, 8]],
+        table_ids=[list(range(8))], forced=tf.zeros([2**61, 0], tf.int32), active=8,
+        largest=1.0""",
     "lsh_active_matmul_grad_input": """
         gradient=tf.zeros([2**40, 0]), ids=tf.zeros([2**40, 0], tf.int32),
         neurons=tf.zeros([0], tf.int32), starts=[0], places=tf.zeros([0], tf.int32),

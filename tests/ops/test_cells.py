@@ -82,6 +82,124 @@ def test_cell_worth_refuses_what_does_not_fit(module):
             traced(good[0], np.zeros(2, "float32"), *good[2:])
 
 
+def selection(batch, cells, units, forced, seed=4):
+    """Random arguments of select_from_cells, but for `active`."""
+    rng = np.random.default_rng(seed)
+
+    def integers(*shape):  # small: exact in any order of summation
+        return rng.integers(-3, 4, shape).astype("float32")
+
+    input_dim, rank = 5, 3
+    arrays = [
+        integers(batch, input_dim),
+        integers(input_dim),
+        integers(input_dim, rank),
+        2.0 ** rng.integers(-2, 3, rank).astype("float32"),
+        integers(cells, rank + 1),
+    ]
+    arrays[0][:1] = np.nan
+    arrays[0][3:4] = np.inf
+    codes = rng.integers(0, cells, (units, 1)).astype("int32")
+    tables = [t.numpy() for t in reference.build_tables(codes, cells)]
+    return [*arrays, *tables, rng.integers(-1, units, (batch, forced)).astype("int32")]
+
+
+@pytest.mark.parametrize(
+    ("batch", "cells", "units", "forced", "active"),
+    [
+        (0, 4, 9, 1, 3),
+        (1, 1, 1, 0, 1),
+        (7, 33, 200, 2, 30),
+        (130, 97, 3000, 1, 250),
+        (20, 300, 400, 5, 400),
+    ],
+)
+def test_select_from_cells_is_the_reference(batch, cells, units, forced, active):
+    arrays = selection(batch, cells, units, forced)
+    expected = reference.select_from_cells(*arrays, active, 20.0)
+    assert expected.dtype == tf.int32 and expected.shape == (batch, active)
+    worth = compiled.cell_worth(*arrays[:5], 20.0)
+    buckets, weights = compiled.rank_cells(worth)
+    seeds = tf.reduce_sum(buckets, axis=-1)
+    chain = compiled.select_active(buckets, weights, *arrays[5:], seeds, active)
+    np.testing.assert_array_equal(chain, expected)
+
+    def select(*arrays):
+        return compiled.select_from_cells(*arrays, active, 20.0)
+
+    for actual in (select(*arrays), tf.function(select)(*arrays)):
+        assert actual.dtype == tf.int32 and actual.shape == (batch, active)
+        np.testing.assert_array_equal(actual, expected)
+    # The batch alone need not be known, by the reference either.
+    for module in (compiled, reference):
+        traced = tf.function(
+            lambda x, f, m=module: m.select_from_cells(
+                *(x, *arrays[1:7], f, active, 20.0)
+            ),
+            input_signature=[
+                tf.TensorSpec([None, 5]),
+                tf.TensorSpec([None, forced], tf.int32),
+            ],
+        )
+        np.testing.assert_array_equal(traced(arrays[0], arrays[7]), expected)
+
+
+def test_select_from_cells_of_a_sample_alone_is_as_in_a_batch():
+    arrays = selection(50, 60, 900, 1)
+    whole = compiled.select_from_cells(*arrays, 40)
+    for b in (0, 3, 8, 49):
+        alone = [arrays[0][b : b + 1], *arrays[1:7], arrays[7][b : b + 1]]
+        np.testing.assert_array_equal(
+            compiled.select_from_cells(*alone, 40), whole[b : b + 1]
+        )
+
+
+@pytest.mark.parametrize("module", [compiled, reference])
+def test_select_from_cells_refuses_what_does_not_fit(module):
+    good = selection(4, 5, 30, 2)
+    names = ["inputs|basis", "center", "basis", "scales", "centroids"]
+    names += ["offsets", "table_ids|offsets", "forced"]
+    for i, name in enumerate(names):
+        bad = list(good)
+        bad[i] = np.zeros([n + 1 for n in good[i].shape], good[i].dtype)
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=name):
+            module.select_from_cells(*bad, 6)
+    for active in (0, 2.5, 31):
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="activ"):
+            module.select_from_cells(*good, active)
+    # What a graph learns only when it runs.
+    if module is compiled:
+        unknown = [tf.TensorSpec([None] * a.ndim, a.dtype) for a in good]
+        traced = tf.function(
+            lambda *a: module.select_from_cells(*a, 6), input_signature=unknown
+        )
+        traced(*good)
+        for i, name in enumerate(names[1:], 1):
+            bad = list(good)
+            bad[i] = np.zeros([n + 1 for n in good[i].shape], good[i].dtype)
+            with pytest.raises(tf.errors.InvalidArgumentError, match=name):
+                traced(*bad)
+
+
+@pytest.mark.parametrize("module", [compiled, reference])
+def test_select_from_cells_refuses_bad_data(module):
+    good = selection(40, 5, 30, 2)
+    for i, change, name in (
+        (7, lambda a: a + 30, "forced"),
+        (7, lambda a: a - 30, "forced"),
+        (6, lambda a: a + 30, "table_ids"),
+        (6, lambda a: a - 30, "table_ids"),
+        (5, lambda a: a[:, ::-1].copy(), "offsets"),
+        (5, lambda a: a + 1, "offsets"),
+    ):
+        bad = list(good)
+        bad[i] = change(good[i])
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"`{name}`"):
+            module.select_from_cells(*bad, 6)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="`active`=1"):
+        module.select_from_cells(*good, 1)
+
+
 @pytest.mark.parametrize("groups", [0, 1, 3, 100])
 @pytest.mark.parametrize(
     ("points", "tables", "cells", "width"),

@@ -65,6 +65,10 @@ record("hash_codes", codes)
 record("build_tables", offsets, table_ids)
 record("probe_sequence", buckets, weights)
 record("select_active", ids)
+offsets, table_ids = ops.build_tables(codes[:, :1], 2**bits)
+record("select_from_cells", ops.select_from_cells(
+    inputs, inputs[0], kernel[:40].T, np.abs(kernel[0, :40]),
+    kernel[40 : 40 + 2**bits, :41], offsets, table_ids, forced, active))
 digit_scores = margins.reshape([batch, tables, 2, bits // 2])
 record("probe_digits", *ops.probe_digits(digit_scores, 12, negatives=True))
 
