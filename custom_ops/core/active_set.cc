@@ -277,6 +277,10 @@ Status ActiveSetSelector::ChooseByWeight(const ActiveSetQuery& query) {
   for (int64_t k = 0; k < num_heavy_; ++k) {
     const int32_t* offset = tables_.offsets + Bucket(query, heavy_[k]);
     const int64_t weight = heavy_weights_[k];
+    if (k + 1 < num_heavy_) {
+      Prefetch(tables_.ids + tables_.offsets[Bucket(query, heavy_[k + 1])],
+               heavy_sizes_[k + 1]);
+    }
     for (int32_t place = offset[0]; place < offset[1]; ++place) {
       const int32_t id = tables_.ids[place];
       if (id < 0 || id >= tables_.units) return CorruptIds(id, tables_.units);

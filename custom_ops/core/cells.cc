@@ -24,6 +24,7 @@ bool Centered(const float* row, const float* center, int64_t n, float largest,
 }
 
 constexpr int64_t kCellsAtOnce = 48;  // columns of one
+constexpr int64_t kLaidOutAtOnce = 8;
 constexpr int64_t kPointsAtOnce = 256;
 constexpr int64_t kCentroidsAtOnce = 64;
 constexpr int64_t kPointsOfPiece = 2048;
@@ -366,10 +367,21 @@ CellProducts::CellProducts(const CellQueries& queries,
           const int64_t cells = std::min(kCellsAtOnce, q.cells - first);
           const float* centroids = q.centroids + first * (q.rank + 1);
           float* out = columns->data() + first * q.rank;
-          for (int64_t c = 0; c < cells; ++c) {
+          int64_t c = 0;
+          for (; c + kLaidOutAtOnce <= cells; c += kLaidOutAtOnce) {
+            const float* some = centroids + c * (q.rank + 1);
+            for (int64_t k = 0; k < q.rank; ++k) {
+              for (int64_t i = 0; i < kLaidOutAtOnce; ++i) {
+                out[k * cells + c + i] = some[i * (q.rank + 1) + k];
+              }
+            }
+          }
+          for (; c < cells; ++c) {
             for (int64_t k = 0; k < q.rank; ++k) {
               out[k * cells + c] = centroids[c * (q.rank + 1) + k];
             }
+          }
+          for (c = 0; c < cells; ++c) {
             last[first + c] = centroids[c * (q.rank + 1) + q.rank];
           }
         }
