@@ -281,13 +281,16 @@ Status ActiveSetSelector::ChooseByWeight(const ActiveSetQuery& query) {
       Prefetch(tables_.ids + tables_.offsets[Bucket(query, heavy_[k + 1])],
                heavy_sizes_[k + 1]);
     }
-    for (int32_t place = offset[0]; place < offset[1]; ++place) {
+    // The ids of a bucket ascend, so of one that does not fit the first matter.
+    int64_t most = weight >= fitting ? tables_.units : room;
+    for (int32_t place = offset[0]; place < offset[1] && most > 0; ++place) {
       const int32_t id = tables_.ids[place];
       if (id < 0 || id >= tables_.units) return CorruptIds(id, tables_.units);
       if (weight >= fitting) {
         Choose(id);
       } else if (!IsChosen(id)) {
         keys_.push_back(weight << 31 | (kLargestId - id));
+        --most;
       }
     }
   }

@@ -9,7 +9,7 @@ namespace keras_lsh {
 
 // Hash tables in compressed sparse rows: the neurons of bucket c of table t are
 // ids[t * units + offsets[c]] ... up to offsets[c + 1], offsets being row t.
-// Every neuron stands once in every table.
+// Every neuron stands once in every table, and the ids of a bucket ascend.
 struct BucketTables {
   const int32_t* offsets;  // [tables, buckets + 1], each row from 0 to units
   const int32_t* ids;      // [tables, units]

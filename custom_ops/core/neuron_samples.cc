@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <utility>
@@ -139,7 +139,9 @@ bool GroupByChunks(const ActiveIds& ids, int64_t units,
   out->places.resize(total);
   // The neurons of a chunk, and where each one's places begin, at the chunk's
   // places: they are no more than these.
-  std::vector<int32_t> neurons(total), starts(total);
+  // Not vectors, which would be cleared first.
+  const std::unique_ptr<int32_t[]> neurons(new int32_t[total]);
+  const std::unique_ptr<int32_t[]> starts(new int32_t[total]);
   std::vector<int64_t> counts(chunks + 1, 0);
   parallel_for(
       chunks, width / 4 + 8 * total / chunks + 4 * ids.batch,
@@ -176,9 +178,9 @@ bool GroupByChunks(const ActiveIds& ids, int64_t units,
   out->starts.resize(counts[chunks] + 1);
   for (int64_t c = 0; c < chunks; ++c) {
     const int64_t found = counts[c + 1] - counts[c];
-    std::copy_n(neurons.begin() + firsts[c], found,
+    std::copy_n(neurons.get() + firsts[c], found,
                 out->neurons.begin() + counts[c]);
-    std::copy_n(starts.begin() + firsts[c], found,
+    std::copy_n(starts.get() + firsts[c], found,
                 out->starts.begin() + counts[c]);
   }
   out->starts.back() = total;
@@ -230,7 +232,16 @@ void MakeTiles(const NeuronKeys& keys, NeuronSamples* out) {
 }  // namespace
 
 Status CheckIds(const ActiveIds& ids, int64_t units, const char* name) {
-  for (int64_t i = 0; i < ids.batch * ids.active; ++i) {
+  const int64_t total = ids.batch * ids.active;
+  // In a form that compilers turn into vector instructions: from kNoId on,
+  // which is 0 then, as unsigned numbers.
+  const auto end = static_cast<uint32_t>(
+      std::min<int64_t>(units, std::numeric_limits<int32_t>::max()));
+  bool right = true;
+  for (int64_t i = 0; i < total; ++i) {
+    right &= static_cast<uint32_t>(ids.ids[i]) + 1u <= end;
+  }
+  for (int64_t i = 0; i < total && !right; ++i) {
     if (ids.ids[i] < kNoId || ids.ids[i] >= units) {
       return Status::Invalid(
           "`" + std::string(name) + "` must be numbers in [0, " +
@@ -243,40 +254,26 @@ Status CheckIds(const ActiveIds& ids, int64_t units, const char* name) {
 }
 
 Status CheckGroups(const NeuronSamples& groups, const ActiveIds& ids,
-                   int64_t units, const ParallelFor& parallel_for) {
+                   int64_t units) {
   const auto& [neurons, starts, places, tiles] = groups;
   const int64_t end = static_cast<int64_t>(neurons.size());
   const int64_t count = static_cast<int64_t>(places.size());
-  std::atomic<bool> right{static_cast<int64_t>(starts.size()) == end + 1 &&
-                          starts.front() == 0 && starts.back() == count};
-  const auto is_right = [&, &neurons = neurons, &starts = starts,
-                         &places = places](int64_t g) {
-    if (neurons[g] < 0 || neurons[g] >= units ||
-        (g > 0 && neurons[g - 1] >= neurons[g]) || starts[g] < 0 ||
-        starts[g] >= starts[g + 1] || starts[g + 1] > count) {
-      return false;
-    }
-    for (int64_t i = starts[g]; i < starts[g + 1]; ++i) {
-      if (places[i] < 0 || places[i] >= ids.batch * ids.active ||
-          (i > starts[g] && places[i - 1] >= places[i]) ||
-          ids.ids[places[i]] != neurons[g]) {
-        return false;
-      }
-    }
-    return true;
-  };
-  if (right) {
-    parallel_for(end, 10 + 8 * count / std::max<int64_t>(end, 1),
-                 [&](int64_t first, int64_t last) {
-                   for (int64_t g = first; g < last; ++g) {
-                     if (!is_right(g)) right = false;
-                   }
-                 });
+  bool right = static_cast<int64_t>(starts.size()) == end + 1 &&
+               starts.front() == 0 && starts.back() == count;
+  // In a form that compilers turn into vector instructions.
+  for (int64_t g = 0; right && g < end; ++g) right = starts[g] < starts[g + 1];
+  for (int64_t g = 1; g < end; ++g) right &= neurons[g - 1] < neurons[g];
+  right =
+      right && (end == 0 || (neurons.front() >= 0 && neurons.back() < units));
+  bool in_range = true;
+  for (int64_t i = 0; i < count; ++i) {
+    in_range &= (places[i] >= 0) & (places[i] < ids.batch * ids.active);
   }
-  return right ? Status()
-               : Status::Invalid(
-                     "`neurons`, `starts` and `places` must be what "
-                     "LshGroupByNeuron makes of `ids`");
+  return right && in_range
+             ? Status()
+             : Status::Invalid(
+                   "`neurons`, `starts` and `places` must be what "
+                   "LshGroupByNeuron makes of `ids`");
 }
 
 Status GroupByNeuron(const ActiveIds& ids, int64_t units,

@@ -70,10 +70,11 @@ Status GroupByNeuron(const ActiveIds& ids, int64_t units,
 // called.
 Status CheckIds(const ActiveIds& ids, int64_t units, const char* name = "ids");
 
-// Errors unless the groups, made elsewhere, are groups of `ids` as
-// GroupByNeuron makes them without keys, or a part of these.
+// Errors unless the groups, made elsewhere, can be worked with: neurons that
+// ascend in [0, units), each with places, all of `ids`. That the places hold
+// the neurons is not looked at, which would take as long as to group them.
 Status CheckGroups(const NeuronSamples& groups, const ActiveIds& ids,
-                   int64_t units, const ParallelFor& parallel_for);
+                   int64_t units);
 
 }  // namespace keras_lsh
 

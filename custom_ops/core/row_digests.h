@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "custom_ops/core/parallel.h"
+#include "custom_ops/core/vector_kernels.h"
 
 namespace keras_lsh {
 
@@ -14,7 +15,8 @@ namespace keras_lsh {
 //   rows      [count, width]
 //   digests   [count], written
 void RowDigests(const float* rows, int64_t count, int64_t width,
-                const ParallelFor& parallel_for, int32_t* digests);
+                const ParallelFor& parallel_for,
+                const VectorKernels& vector_kernels, int32_t* digests);
 
 }  // namespace keras_lsh
 

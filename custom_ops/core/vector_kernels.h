@@ -157,6 +157,10 @@ struct VectorKernels {
   int64_t (*scan_sketch)(const SketchScan& scan, float limit, int32_t* found,
                          float* scores);
 
+  // The sum of bits(values[j]) * factors[j] for j in [0, n), modulo 2^32.
+  uint32_t (*bits_times)(const float* values, const uint32_t* factors,
+                         int64_t n);
+
   // One Adam step on n elements, in place.
   void (*adam_row)(const AdamRowStep& step, const float* gradient, int64_t n,
                    float* variable, float* momentum, float* velocity);

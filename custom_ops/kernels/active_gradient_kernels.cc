@@ -84,7 +84,7 @@ class ActiveMatmulGradInputOp : public OpKernel {
         return;
       }
     }
-    OP_REQUIRES_OK(context, active.ReadGroups(context, 0, units));
+    OP_REQUIRES_OK(context, active.ReadOrMakeGroups(context, 0, units));
     if (everywhere) {
       ActiveMatmulGradInput(active.ids, active.groups, active.gradient, rows,
                             input_dim, WorkerThreads(context),

@@ -38,6 +38,16 @@ struct ActiveGradient {
     return absl::OkStatus();
   }
 
+  // The others, or groups made here where these are empty.
+  absl::Status ReadOrMakeGroups(tensorflow::OpKernelContext* context, int first,
+                                int64_t units) {
+    if (context->input(first + 3).NumElements() > 0 || units == 0) {
+      return ReadGroups(context, first, units);
+    }
+    return ToTensorFlow(
+        GroupByNeuron(ids, units, {}, WorkerThreads(context), &groups));
+  }
+
   // The others.
   absl::Status ReadGroups(tensorflow::OpKernelContext* context, int first,
                           int64_t units) {
@@ -49,8 +59,7 @@ struct ActiveGradient {
     Copy(context->input(first + 2), &groups.neurons);
     Copy(context->input(first + 3), &groups.starts);
     Copy(context->input(first + 4), &groups.places);
-    return ToTensorFlow(
-        CheckGroups(groups, ids, units, WorkerThreads(context)));
+    return ToTensorFlow(CheckGroups(groups, ids, units));
   }
 
   const float* gradient;  // [batch, active]

@@ -142,7 +142,8 @@ class RowDigestsOp : public OpKernel {
     OP_REQUIRES_OK(context,
                    AllocateOutput(context, 0, {rows.dim_size(0)}, &digests));
     RowDigests(rows.flat<float>().data(), rows.dim_size(0), rows.dim_size(1),
-               WorkerThreads(context), digests->flat<int32_t>().data());
+               WorkerThreads(context), GetVectorKernels(),
+               digests->flat<int32_t>().data());
   }
 };
 

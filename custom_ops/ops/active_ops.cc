@@ -136,7 +136,7 @@ The gradient of LshActiveMatmul by its inputs.
 
 gradient: [batch, active], by the values.
 ids: [batch, active], the active_ids of the forward op.
-neurons, starts, places: LshGroupByNeuron of `ids`.
+neurons, starts, places: LshGroupByNeuron of `ids`, or [0] each: not known.
 kernel: [units, input_dim], or the variable that holds it.
 columns: [batch, any], in [0, input_dim), -1 for none: where the gradient is wanted; it
   is 0 elsewhere. Or [0, 0]: everywhere.

@@ -314,12 +314,11 @@ def sparse_matmul(values: Any, ids: Any, kernel: Any) -> tf.Tensor:
     if variable is None:
         op = _ops().lsh_active_matmul_grad_input
         kernel = as_weight("kernel", kernel, 2)
-        units = tf.shape(kernel, tf.int64)[0]
     else:
         op = _ops().lsh_resource_active_matmul_grad_input
         kernel = watched_handle(variable)
-        units = variable.shape[0]
-    groups = _ops().lsh_group_by_neuron(ids, units)
+    # The op groups the ids by itself, if it needs that.
+    groups = [tf.zeros([0], tf.int32)] * 3
     return op(values, ids, *groups, kernel, columns=tf.zeros([0, 0], tf.int32))
 
 
@@ -446,7 +445,10 @@ def _ops() -> Any:
         op: Any, gradient: tf.Tensor, matmul: Any, shape: tf.Tensor
     ) -> list[Any]:
         """By values and kernel; `matmul` takes the kernel's form."""
-        values, ids, *groups, kernel, _ = op.inputs
+        values, ids, kernel = op.inputs[0], op.inputs[1], op.inputs[5]
+        # Not while the ops of the forward pass want all threads.
+        with tf.control_dependencies([gradient]):
+            groups = ops.lsh_group_by_neuron(ids, tf.cast(shape[0], tf.int64))
         by_values = None
         if needs_first_input(op):
             nothing = tf.zeros([0, 0], tf.int32)

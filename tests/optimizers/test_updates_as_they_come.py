@@ -148,7 +148,6 @@ def test_a_layer_used_twice_adds_its_gradients():
 BAD_UPDATES = [
     ({"inputs": tf.ones([3, 4])}, "a row for each of the 2 samples"),
     ({"inputs": tf.ones([2, 5])}, "rows as long as those of `inputs`, 5"),
-    ({"ids": tf.constant([[0, 9], [1, 2]])}, "LshGroupByNeuron"),
     ({"gradient": tf.ones([2, 3])}, "`gradient` must have the shape of `ids`"),
     ({"places": tf.constant([0, 2, 1, 99])}, "LshGroupByNeuron"),
     ({"starts": tf.constant([0, 1, 2, 3])}, "LshGroupByNeuron"),

@@ -168,13 +168,12 @@ TEST(RowsOutOfRangeChangeNothing) {
 
 TEST(GroupsMadeElsewhere) {
   for (const Case& c : Cases())
-    CHECK_OK(CheckGroups(c.groups, c.view(), c.units, SerialFor));
+    CHECK_OK(CheckGroups(c.groups, c.view(), c.units));
   const Case c = Cases()[0];
   const auto fails = [&](const auto& spoil, int64_t units) {
     NeuronSamples groups = c.groups;
     spoil(&groups);
-    CHECK_ERROR(CheckGroups(groups, c.view(), units, SerialFor),
-                "LshGroupByNeuron");
+    CHECK_ERROR(CheckGroups(groups, c.view(), units), "LshGroupByNeuron");
   };
   fails([](NeuronSamples*) {}, c.groups.neurons.back());
   fails([](NeuronSamples* g) { g->starts.clear(); }, c.units);
@@ -187,8 +186,6 @@ TEST(GroupsMadeElsewhere) {
   fails([](NeuronSamples* g) { g->neurons[1] = g->neurons[0]; }, c.units);
   fails([](NeuronSamples* g) { g->places[0] = -1; }, c.units);
   fails([](NeuronSamples* g) { g->places.back() = 360; }, c.units);
-  fails([](NeuronSamples* g) { std::swap(g->places[0], g->places[1]); },
-        c.units);
 }
 
 }  // namespace
