@@ -51,7 +51,7 @@ class Case(NamedTuple):
 QUICK = Case(2000, 32, 5000, 100, 200, 32, 5)
 
 # Steps of a round: so many that rounds take a few seconds each, and that of the sixteen
-# rebuilds of LSHDense's tables one is of all neurons, as in a longer training.
+# rebuilds of LSHDense's tables two are of all neurons, as in a longer training.
 STEPS = {"lsh": 800, "sampled_lazy": 100, "sampled_adam": 15, "dense": 6}
 
 # Steps of a call of LSHDense and of sampled softmax with LazyAdam, which take a few

@@ -17,7 +17,7 @@ _SAMPLE = 256
 
 # One of so many rebuilds is of all neurons, and lets the hash functions learn; in very
 # wide layers the others follow the neurons that have moved.
-_FULL_EVERY = 16
+_FULL_EVERY = 8
 
 # And the first after the steps have grown by this factor since the last such one: of
 # hundreds of thousands of neurons it takes as long as many steps.
@@ -35,7 +35,7 @@ class RebuildTables(keras.callbacks.Callback):
 
     In a layer of 20,000 units or more, most of these rebuilds hash only the neurons
     whose weights have changed since the last one, by the hash functions as they are
-    (`layer.rebuild_tables(moved_only=True)`). Every sixteenth, those at steps 1, 4, 16,
+    (`layer.rebuild_tables(moved_only=True)`). Every eighth, those at steps 1, 4, 16,
     64 and so on, and the last are of all neurons, and let the functions follow the
     inputs; with `drift` all are. A callback that is given to several calls of `fit`
     counts on from one to the next.

@@ -98,7 +98,7 @@ def test_intervals_go_on_over_epochs():
 @pytest.mark.parametrize(
     ("arguments", "full"),
     [
-        ({"every": 2}, [1, 4, 16, 48]),
+        ({"every": 2}, [1, 4, 16, 32, 48]),
         ({"every": 15}, [1, 4, 16]),
         ({"every": 15, "drift": 0.0}, [1, 2, 4, 8, 15, 30, 45, 60]),
     ],
@@ -118,7 +118,7 @@ def test_of_all_neurons_no_more_often_where_fit_is_called_again():
     noted = note_full_rebuilds(model, callback)
     for _ in range(3):
         fit(model, [callback], steps=20)
-    assert noted == [1, 4, 16, 48]  # as in one call of 60 steps
+    assert noted == [1, 4, 16, 32, 48]  # as in one call of 60 steps
 
 
 def note_full_rebuilds(model, callback):
