@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 
 import keras_lsh
@@ -15,6 +16,21 @@ import keras_lsh
 def _same_random_numbers():
     """Initial weights do not depend on which tests ran before in this process."""
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def reads_share_a_buffer():
+    """A function that tells whether reads of a `tf.Variable` are no copies of it.
+
+    They are where TensorFlow has put it into copy-on-read mode, as a gather does.
+    """
+
+    def share(variable):
+        reads = [variable.read_value() for _ in range(2)]
+        first, second = (np.asarray(memoryview(read)).ctypes.data for read in reads)
+        return first == second
+
+    return share
 
 
 @pytest.fixture(scope="session")

@@ -51,10 +51,14 @@ def variable_of(x: Any) -> Any:
 def watched_handle(variable: Any) -> tf.Tensor:
     """The handle of a variable, such that a gradient tape follows it.
 
-    Taking the handle alone is no use of the variable to a tape; an empty read is, and
-    the graph prunes it.
+    Taking the handle alone is no use of the variable to a tape; a read is. In a graph
+    it is of no rows, should the graph not prune it. Done eagerly, that would put the
+    variable into copy-on-read mode, in which every later read of it copies it whole.
     """
-    variable.sparse_read(tf.zeros([0], tf.int32))
+    if tf.executing_eagerly():
+        variable.read_value()  # whose buffer it shares
+    else:
+        variable.sparse_read(tf.zeros([0], tf.int32))
     return variable.handle
 
 

@@ -434,7 +434,7 @@ class TestShared:
             norms, np.minimum(np.linalg.norm(before[ids[0]], axis=1), 0.5), 1e-5
         )
 
-    def test_learns_in_fit(self):
+    def test_learns_in_fit(self, reads_share_a_buffer):
         random = np.random.default_rng(0)
         centers = random.normal(size=(UNITS, WIDTH)).astype("float32")
         y = random.integers(0, UNITS, 2000)
@@ -450,6 +450,8 @@ class TestShared:
         )
         model.fit(x, y, epochs=6, verbose=0, callbacks=[keras_lsh.RebuildTables()])
         assert model.evaluate(x, y, verbose=0)[1] > 0.9
+        model(x[:5])
+        assert reads_share_a_buffer(layer.kernel.value)  # rebuilds do not copy it
         copy = keras_lsh.LSHDense.from_config(layer.get_config())
         assert copy.shared and copy.num_explored == 20
 

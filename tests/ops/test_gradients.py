@@ -211,6 +211,23 @@ def test_a_variable_in_copy_on_read_mode(mode):
     np.testing.assert_array_equal(held, case.kernel)
 
 
+def test_a_variable_stays_out_of_copy_on_read_mode(mode, reads_share_a_buffer):
+    case = Case(4)
+    variables = [tf.Variable(case.kernel), tf.Variable(case.bias)]
+
+    @mode
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = case.loss(tf.constant(case.inputs), *variables)
+        return tape.gradient(loss, variables)
+
+    gradients()
+    for variable in variables:
+        assert reads_share_a_buffer(variable)
+    variables[0].sparse_read([0])
+    assert not reads_share_a_buffer(variables[0])
+
+
 def test_a_variable_used_twice(mode):
     first, second = Case(5), Case(6)
     kernel, bias = tf.Variable(first.kernel), tf.Variable(first.bias)
