@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "custom_ops/core/huge_pages.h"
+#include "custom_ops/kernels/huge_pages.h"
 #include "custom_ops/kernels/kernel_helpers.h"
 #include "tensorflow/core/framework/resource_mgr.h"
 #include "tensorflow/core/framework/resource_var.h"

@@ -137,6 +137,30 @@ def test_follows_the_documented_rule(shape, ordered):
     np.testing.assert_array_equal(last_step, exact.last)
 
 
+@pytest.mark.parametrize("shape", [(90_000, 32), (9, 300_000)], ids=str)
+def test_variables_in_huge_pages_follow_the_rule(shape):
+    random = np.random.default_rng(0)
+    start = random.normal(size=shape).astype(np.float32)  # more than 8 MiB
+    variable = keras.Variable(start, name="kernel")
+    optimizer = LazyAdam(0.01)
+    step = step_function(optimizer, variable)
+    rows = np.array([0, 3, shape[0] - 1], np.int32)
+    few = keras.Variable(start[rows], name="few")
+    few_optimizer = LazyAdam(0.01)
+    few_step = step_function(few_optimizer, few)
+    for _ in range(3):
+        values = random.normal(size=(3, shape[1])).astype(np.float32)
+        step(rows, values)
+        few_step(np.arange(3, dtype=np.int32), values)
+    expected = start.copy()
+    expected[rows] = few.numpy()
+    np.testing.assert_array_equal(variable, expected)
+    for slot, few_slot in zip(slots(optimizer), slots(few_optimizer), strict=True):
+        expected = np.zeros(slot.shape, slot.dtype)
+        expected[rows] = few_slot.numpy()
+        np.testing.assert_array_equal(slot, expected)
+
+
 def test_eager_steps_follow_the_rule():
     random = np.random.default_rng(0)
     start = random.normal(size=(6, 3)).astype(np.float32)
