@@ -2,10 +2,10 @@
 
     python benchmarks/classes_step.py --data citeulike --data-dir DIR --out rows.jsonl
 
-The networks and settings of that file, in `fit`, rebuilds of LSHDense's tables
-included. The methods take turns, so that what disturbs the one disturbs the others. One
-JSON row: median milliseconds of a step and quartiles over the rounds, and ratios to
-LSHDense.
+The networks and settings of that file, or with `--data novels` of
+`accuracy/skip_gram.py`, in `fit`, rebuilds of LSHDense's tables included. The methods
+take turns, so that what disturbs the one disturbs the others. One JSON row: median
+milliseconds of a step and quartiles over the rounds, and ratios to LSHDense.
 """
 
 import argparse
@@ -20,21 +20,46 @@ import numpy as np
 from layer_step import Watch
 
 import keras_lsh
+from keras_lsh import datasets
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "accuracy"))
 import extreme
-from extreme_classes import SETTINGS
+import extreme_classes
+import skip_gram
+
+SETTINGS = extreme_classes.SETTINGS | {"novels": skip_gram.SETTINGS}
 
 # Steps of a round: so many that rounds take a few seconds each.
 STEPS = {"full": 16}
 OTHERS = 160
 
 
-def training(run: extreme.Run, train_set: Any, steps: int) -> Callable[[], float]:
+def prepare(name: str, directory: str | None) -> tuple[Any, Any, Any, int, int]:
+    """Runs, makers of models, data, and the numbers of features and of classes."""
+    if name != "novels":
+        train_set, _ = extreme.load(name, directory)
+
+        def make(run: Any) -> Any:
+            return extreme.make_model(run, train_set)
+
+        return extreme.Run, make, train_set, train_set.features, train_set.labels
+    ids, counts = skip_gram.load(name, directory)
+    run = skip_gram.Run(name, "full")
+    pairs = datasets.SkipGrams(
+        ids[: run.words], counts, window=run.window, subsample=run.subsample
+    )
+
+    def make_skip_gram(run: Any) -> Any:
+        return skip_gram.make_model(run, len(counts))
+
+    return skip_gram.Run, make_skip_gram, pairs, len(counts), len(counts)
+
+
+def training(run: Any, model: Any, data: Any, steps: int) -> Callable[[], float]:
     """A function that trains for some steps and returns milliseconds per step."""
-    model = extreme.make_model(run, train_set)
     rebuild = [keras_lsh.RebuildTables(every=run.every)] if run.method == "lsh" else []
-    data = train_set.dataset(run.batch, seed=0).take(steps)
+    seed = {} if run.data == "novels" else {"seed": 0}
+    data = data.dataset(run.batch, **seed).take(steps)
 
     def go() -> float:
         watch = Watch()
@@ -49,20 +74,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", choices=SETTINGS, default="synthetic")
-    parser.add_argument("--data-dir", metavar="DIR", help="where citeulike-t is")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="where citeulike-t or the novels are"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a small case, briefly")
     parser.add_argument("--out", help="file to add the row to, besides stdout")
     options = parser.parse_args()
     if options.quick:
         options.data, options.rounds = "quick", 2
-    train_set, _ = extreme.load(options.data, options.data_dir)
+    make_run, make_model, data, features, classes = prepare(
+        options.data, options.data_dir
+    )
     runs = {
-        name: extreme.Run(options.data, **settings)
+        name: make_run(options.data, **settings)
         for name, settings in SETTINGS[options.data].items()
     }
     trainings = {
-        name: training(run, train_set, STEPS.get(run.method, OTHERS))
+        name: training(run, make_model(run), data, STEPS.get(run.method, OTHERS))
         for name, run in runs.items()
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -75,8 +104,8 @@ def main() -> None:
     row: dict[str, Any] = {
         "benchmark": "classes_step",
         "data": options.data,
-        "features": train_set.features,
-        "classes": train_set.labels,
+        "features": features,
+        "classes": classes,
         "methods": {},
     }
     lsh = next(np.median(times[name]) for name in runs if runs[name].method == "lsh")
