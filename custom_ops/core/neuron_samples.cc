@@ -121,12 +121,10 @@ bool GroupByChunks(const ActiveIds& ids, int64_t units,
   int bits = kChunkBits;
   while (units >> bits > kMaxChunks) ++bits;
   const int64_t width = int64_t{1} << bits;
+  const int64_t chunks = ((units - 1) >> bits) + 1;
+  if (width * chunks > kUnitsAPlace * ids.batch * ids.active) return false;
   const UnitChunks by_chunk(ids, units, bits, parallel_for);
-  const int64_t chunks = by_chunk.count();
-  if (!by_chunk.found() ||
-      width * chunks > kUnitsAPlace * ids.batch * ids.active) {
-    return false;
-  }
+  if (!by_chunk.found()) return false;
   // Where the places of a chunk stand in the result.
   std::vector<int32_t> firsts(chunks + 1, 0);
   for (int64_t b = 0; b < ids.batch; ++b) {

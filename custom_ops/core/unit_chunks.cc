@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 
 #include "custom_ops/core/active_set.h"
 
@@ -20,7 +21,10 @@ constexpr int64_t kLeastPlaces = 4;
 
 UnitChunks::UnitChunks(const ActiveIds& ids, int64_t units, int bits,
                        const ParallelFor& parallel_for)
-    : count_(((units - 1) >> bits) + 1), begins_(ids.batch * (count_ + 1)) {
+    : count_(((units - 1) >> bits) + 1), found_(false) {
+  // Places are kept in 32 bits.
+  if (ids.batch * ids.active > std::numeric_limits<int32_t>::max()) return;
+  begins_.resize(ids.batch * (count_ + 1));
   std::atomic<bool> ascend{true};
   parallel_for(ids.batch, 2 * ids.active + count_,
                [&](int64_t first, int64_t last) {

@@ -19,7 +19,7 @@ class UnitChunks {
              const ParallelFor& parallel_for);
 
   // Whether the ids of each sample ascend, unused places last, as active sets
-  // do. If not, there are no chunks.
+  // do, and there are less than 2^31. If not, there are no chunks.
   bool found() const { return found_; }
   int64_t count() const { return count_; }
   // The place in `ids` where those of the chunk begin in the sample; of the
