@@ -25,107 +25,101 @@ bool Centered(const float* row, const float* center, int64_t n, float largest,
 
 constexpr int64_t kCellsAtOnce = 48;  // columns of one
 constexpr int64_t kLaidOutAtOnce = 8;
-constexpr int64_t kPointsAtOnce = 256;
-constexpr int64_t kCentroidsAtOnce = 64;
+constexpr int64_t kPointsAtOnce = 64;
+constexpr int64_t kCentroidsAtOnce = 512;
+constexpr int64_t kProductsAtOnce = kPointsAtOnce * kCentroidsAtOnce;
 constexpr int64_t kPointsOfPiece = 2048;
+constexpr int64_t kLanes = 16;
 
-// A few points, laid out for products with many centroids.
-class PointColumns {
- public:
-  explicit PointColumns(int64_t width) : width_(width) {}
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-  void Take(const CellPoints& p, int64_t first, const int32_t* ids,
-            int64_t count) {
-    count_ = count;
-    columns_.resize(width_ * count);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t id = first + (ids == nullptr ? i : ids[i]);
-      for (int64_t j = 0; j < width_; ++j) {
-        columns_[j * count + i] = p.points[id * width_ + j];
-      }
-    }
-  }
-
-  int64_t count() const { return count_; }
-  const float* data() const { return columns_.data(); }
-
- private:
-  int64_t width_;
-  int64_t count_ = 0;
-  std::vector<float> columns_;  // [width, count]
+// A vector, and how far from a point it is.
+struct Near {
+  float distance = kInfinity;
+  int32_t id = 0;
 };
 
-// Some vectors to be near to.
+// Some vectors to be near to, laid out for products with many points.
 class Centroids {
  public:
   // The rows `ids` of `vectors` [any, width]; `ids` ascend.
   Centroids(const float* vectors, std::vector<int32_t> ids, int64_t width)
-      : ids_(std::move(ids)), width_(width), half_squares_(size()) {
+      : ids_(std::move(ids)),
+        width_(width),
+        columns_((size() + kLanes - 1) / kLanes * kLanes),
+        half_squares_(columns_, kInfinity),  // nothing is near to the rest
+        values_(columns_ * width, 0.0f) {
     for (int64_t c = 0; c < size(); ++c) {
       const float* vector = vectors + ids_[c] * width;
-      rows_.insert(rows_.end(), vector, vector + width);
-      for (int64_t j = 0; j < width; ++j) {
+      const int64_t begin = c - c % kCentroidsAtOnce;
+      float* out = values_.data() + begin * width + (c - begin);
+      half_squares_[c] = 0.0f;
+      for (int64_t j = 0; j < width; ++j, out += ColumnsAt(begin)) {
         half_squares_[c] += 0.5f * vector[j] * vector[j];
+        *out = vector[j];
       }
     }
   }
 
   int64_t size() const { return static_cast<int64_t>(ids_.size()); }
-  // Half the square of a vector's norm. Less its product with a point it is
-  // half their squared distance, but for what is the same for all vectors.
-  float half_square(int64_t c) const { return half_squares_[c]; }
+  int32_t id(int64_t c) const { return ids_[c]; }
 
-  // products[c - begin, i] for c in [begin, end).
-  void Multiply(const PointColumns& points, int64_t begin, int64_t end,
-                const VectorKernels& vector_kernels,
-                std::vector<float>* products) const {
-    products->resize((end - begin) * points.count());
-    vector_kernels.multiply(rows_.data() + begin * width_, points.data(),
-                            end - begin, width_, points.count(),
-                            products->data());
+  // So many points make a few products.
+  int64_t points_at_once() const {
+    return std::clamp<int64_t>(kProductsAtOnce / std::max(columns_, kLanes), 1,
+                               kPointsAtOnce);
   }
 
- private:
-  friend class NearestSearch;
-
-  std::vector<int32_t> ids_;
-  int64_t width_;
-  std::vector<float> rows_;          // [size, width]
-  std::vector<float> half_squares_;  // [size]
-};
-
-// The nearest of some vectors for a few points, the first of equal ones.
-class NearestSearch {
- public:
-  void Find(const Centroids& centroids, const PointColumns& points,
-            const VectorKernels& vector_kernels) {
-    const int64_t count = points.count();
-    distances_.assign(count, std::numeric_limits<float>::infinity());
-    ids_.assign(count, centroids.ids_[0]);
-    for (int64_t begin = 0; begin < centroids.size();
-         begin += kCentroidsAtOnce) {
-      const int64_t end = std::min(begin + kCentroidsAtOnce, centroids.size());
-      centroids.Multiply(points, begin, end, vector_kernels, &products_);
-      for (int64_t c = begin; c < end; ++c) {
-        vector_kernels.keep_least(
-            centroids.half_squares_[c], products_.data() + (c - begin) * count,
-            centroids.ids_[c], count, distances_.data(), ids_.data());
-      }
+  // Products with points [count, width]: [count, columns] of some vectors, then
+  // of others.
+  void Multiply(const float* points, int64_t count,
+                const VectorKernels& vector_kernels,
+                std::vector<float>* products) const {
+    products->resize(count * columns_);
+    for (int64_t begin = 0; begin < columns_; begin += kCentroidsAtOnce) {
+      vector_kernels.multiply(points, values_.data() + begin * width_, count,
+                              width_, ColumnsAt(begin),
+                              products->data() + begin * count);
     }
   }
 
-  float distance(int64_t i) const { return distances_[i]; }
-  int32_t id(int64_t i) const { return ids_[i]; }
+  // The place among these vectors of the nearest to the i-th of `count` points,
+  // the first of equals, and half the square of its distance, but for what is
+  // the same for all vectors.
+  Near Nearest(const std::vector<float>& products, int64_t count, int64_t i,
+               const VectorKernels& vector_kernels) const {
+    Near nearest;
+    for (int64_t begin = 0; begin < columns_; begin += kCentroidsAtOnce) {
+      const int64_t columns = ColumnsAt(begin);
+      const float* half_squares = half_squares_.data() + begin;
+      const float* row = products.data() + begin * count + i * columns;
+      const int64_t at = vector_kernels.find_least(half_squares, row, columns);
+      const float distance = half_squares[at] - row[at];
+      if (distance < nearest.distance) {
+        nearest = {distance, static_cast<int32_t>(begin + at)};
+      }
+    }
+    return nearest;
+  }
+
+  // Makes `Nearest` pass over a vector for a point.
+  void Drop(int64_t c, int64_t count, int64_t i,
+            std::vector<float>* products) const {
+    const int64_t begin = c - c % kCentroidsAtOnce;
+    (*products)[begin * count + i * ColumnsAt(begin) + (c - begin)] =
+        std::nanf("");
+  }
 
  private:
-  std::vector<float> distances_, products_;
-  std::vector<int32_t> ids_;
-};
+  int64_t ColumnsAt(int64_t begin) const {
+    return std::min(kCentroidsAtOnce, columns_ - begin);
+  }
 
-// A cell, and how far from a point it is.
-struct Near {
-  float distance = std::numeric_limits<float>::infinity();
-  int32_t id = 0;
+  std::vector<int32_t> ids_;
+  int64_t width_;
+  int64_t columns_;
+  std::vector<float> half_squares_;  // of norms, [columns]
+  std::vector<float> values_;        // some columns [width, some], then others
 };
 
 std::vector<int32_t> Everyone(int64_t count) {
@@ -144,40 +138,20 @@ void NearestOfAll(const CellPoints& p, int64_t t, const float* table,
                   const ParallelFor& parallel_for,
                   const VectorKernels& vector_kernels, int32_t* nearest) {
   const Centroids all(table, Everyone(p.cells), p.width);
-  parallel_for(
-      p.count, p.cells * (p.width / 8 + 2), [&](int64_t begin, int64_t end) {
-        PointColumns points(p.width);
-        NearestSearch search;
-        for (int64_t first = begin; first < end; first += kPointsAtOnce) {
-          points.Take(p, first, nullptr, std::min(kPointsAtOnce, end - first));
-          search.Find(all, points, vector_kernels);
-          for (int64_t i = 0; i < points.count(); ++i) {
-            nearest[(first + i) * p.tables + t] = search.id(i);
-          }
-        }
-      });
-}
-
-// The groups with the nearest middles for each of a few points, one rank after
-// the other: ids [near_groups, points]. Uses the products up.
-void NearestGroups(const Centroids& middles, int64_t points,
-                   int64_t near_groups, const VectorKernels& vector_kernels,
-                   std::vector<float>* products, std::vector<int32_t>* ids) {
-  std::vector<float> distances(points);
-  ids->assign(near_groups * points, 0);
-  for (int64_t k = 0; k < near_groups; ++k) {
-    int32_t* nearest = ids->data() + k * points;
-    std::fill(distances.begin(), distances.end(),
-              std::numeric_limits<float>::infinity());
-    for (int64_t g = 0; g < middles.size(); ++g) {
-      vector_kernels.keep_least(
-          middles.half_square(g), products->data() + g * points,
-          static_cast<int32_t>(g), points, distances.data(), nearest);
-    }
-    for (int64_t i = 0; i < points; ++i) {
-      (*products)[nearest[i] * points + i] = std::nanf("");  // not again
-    }
-  }
+  parallel_for(p.count, p.cells * (p.width / 8 + 2),
+               [&](int64_t begin, int64_t end) {
+                 std::vector<float> products;
+                 const int64_t at_once = all.points_at_once();
+                 for (int64_t first = begin; first < end; first += at_once) {
+                   const int64_t count = std::min(at_once, end - first);
+                   all.Multiply(p.points + first * p.width, count,
+                                vector_kernels, &products);
+                   for (int64_t i = 0; i < count; ++i) {
+                     nearest[(first + i) * p.tables + t] =
+                         all.Nearest(products, count, i, vector_kernels).id;
+                   }
+                 }
+               });
 }
 
 // Looks at the cells of the `near_groups` nearest groups only.
@@ -199,37 +173,47 @@ void NearestOfGroups(const CellPoints& p, int64_t t, const float* table,
   parallel_for(
       pieces, kPointsOfPiece * vectors * (p.width / 8 + 2),
       [&](int64_t begin, int64_t end) {
-        PointColumns points(p.width);
-        NearestSearch search;
-        std::vector<float> products;
-        std::vector<int32_t> near;
+        std::vector<float> members, products;
         std::vector<Near> best;
         std::vector<std::vector<int32_t>> points_of(groups);
         for (int64_t piece = begin; piece < end; ++piece) {
           const int64_t first = piece * kPointsOfPiece;
           const int64_t count = std::min(kPointsOfPiece, p.count - first);
+          const float* points = p.points + first * p.width;
           for (std::vector<int32_t>& ids : points_of) ids.clear();
-          for (int64_t i = 0; i < count; i += kPointsAtOnce) {
-            const int64_t some = std::min(kPointsAtOnce, count - i);
-            points.Take(p, first + i, nullptr, some);
-            middles.Multiply(points, 0, groups, vector_kernels, &products);
-            NearestGroups(middles, some, near_groups, vector_kernels, &products,
-                          &near);
-            for (int64_t k = 0; k < some * near_groups; ++k) {
-              points_of[near[k]].push_back(static_cast<int32_t>(i + k % some));
+          int64_t at_once = middles.points_at_once();
+          for (int64_t i = 0; i < count; i += at_once) {
+            const int64_t some = std::min(at_once, count - i);
+            middles.Multiply(points + i * p.width, some, vector_kernels,
+                             &products);
+            for (int64_t k = 0; k < some; ++k) {
+              for (int64_t rank = 0; rank < near_groups; ++rank) {
+                const int32_t group =
+                    middles.Nearest(products, some, k, vector_kernels).id;
+                middles.Drop(group, some, k, &products);
+                points_of[group].push_back(static_cast<int32_t>(i + k));
+              }
             }
           }
           best.assign(count, Near());
           for (int64_t g = 0; g < groups; ++g) {
             const std::vector<int32_t>& ids = points_of[g];
-            const int64_t members = static_cast<int64_t>(ids.size());
-            for (int64_t i = 0; i < members; i += kPointsAtOnce) {
-              points.Take(p, first, &ids[i],
-                          std::min(kPointsAtOnce, members - i));
-              search.Find(centroids[g], points, vector_kernels);
-              for (int64_t k = 0; k < points.count(); ++k) {
+            const auto size = static_cast<int64_t>(ids.size());
+            at_once = centroids[g].points_at_once();
+            for (int64_t i = 0; i < size; i += at_once) {
+              const int64_t some = std::min(at_once, size - i);
+              members.resize(some * p.width);
+              for (int64_t k = 0; k < some; ++k) {
+                std::copy_n(points + ids[i + k] * p.width, p.width,
+                            members.data() + k * p.width);
+              }
+              centroids[g].Multiply(members.data(), some, vector_kernels,
+                                    &products);
+              for (int64_t k = 0; k < some; ++k) {
+                Near found =
+                    centroids[g].Nearest(products, some, k, vector_kernels);
+                found.id = centroids[g].id(found.id);
                 Near& so_far = best[ids[i + k]];
-                const Near found = {search.distance(k), search.id(k)};
                 if (found.distance < so_far.distance ||
                     (found.distance == so_far.distance &&
                      found.id < so_far.id)) {

@@ -115,10 +115,10 @@ struct VectorKernels {
   void (*multiply)(const float* a, const float* b, int64_t rows, int64_t inner,
                    int64_t columns, float* out);
 
-  // Where minuend - values[i] < least[i], for i in [0, n): least[i] becomes it,
-  // and ids[i] becomes id. NaN is less than nothing.
-  void (*keep_least)(float minuend, const float* values, int32_t id, int64_t n,
-                     float* least, int32_t* ids);
+  // The first i in [0, n) with the least minuends[i] - subtrahends[i]; 0 if all
+  // of these are infinity or NaN. n less than 2^31.
+  int64_t (*find_least)(const float* minuends, const float* subtrahends,
+                        int64_t n);
 
   // The sum of sizes[i], or with none the number, of the values of at least
   // `least`, for i in [0, n). Less than 2^31.

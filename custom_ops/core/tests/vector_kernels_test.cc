@@ -663,31 +663,33 @@ TEST(AdamRowWithoutEpsilonLeavesOtherElementsAlone) {
   }
 }
 
-TEST(KeepsTheLeastDifference) {
+TEST(FindsTheLeastDifference) {
   Random random(12);
-  for (int64_t n : {0, 1, 7, 8, 9, 31, 100}) {
-    for (int kind = 0; kind < 3; ++kind) {
+  for (int64_t n : {0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 100, 519}) {
+    for (int kind = 0; kind < 4; ++kind) {
       const Context context("n=", n, " kind=", kind);
-      std::vector<float> values = random.Floats(n), least = random.Floats(n);
+      std::vector<float> minuends = random.Floats(n), values = random.Floats(n);
       if (kind == 1) {  // ties
         for (float& value : values) value = std::round(2 * value);
-        for (float& value : least) value = std::round(2 * value);
+        for (float& value : minuends) value = std::round(2 * value);
       } else if (kind == 2) {
         AddSpecialValues(&random, 0.5, &values);
-        AddSpecialValues(&random, 0.2, &least);
+        AddSpecialValues(&random, 0.2, &minuends);
+      } else if (kind == 3) {  // nothing that is less than infinity
+        std::fill(minuends.begin(), minuends.end(),
+                  std::numeric_limits<float>::infinity());
       }
-      const Fenced subtracted(values);
-      Fenced kept(least);
-      std::vector<int32_t> ids(n, 3);
-      GetVectorKernels().keep_least(0.5f, subtracted.data(), 9, n, kept.data(),
-                                    ids.data());
+      float least = std::numeric_limits<float>::infinity();
+      int64_t expected = 0;
       for (int64_t i = 0; i < n; ++i) {
-        const bool less = 0.5f - values[i] < least[i];
-        CHECK_EQ(ids[i], less ? 9 : 3);
-        if (less) least[i] = 0.5f - values[i];
+        if (minuends[i] - values[i] < least) {
+          least = minuends[i] - values[i];
+          expected = i;
+        }
       }
-      CHECK_EQ(kept.values(), least);
-      CHECK(kept.FencesStand());
+      const Fenced from(minuends), subtracted(values);
+      CHECK_EQ(GetVectorKernels().find_least(from.data(), subtracted.data(), n),
+               expected);
     }
   }
 }
