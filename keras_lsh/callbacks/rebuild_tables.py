@@ -73,9 +73,10 @@ class RebuildTables(keras.callbacks.Callback):
             look to the next; positive integer. Fresh tables are worth more than rare
             rebuilds save: a rebuild costs about as much as a fraction of a step, and
             stale tables miss the neurons that matter.
-        growth: Factor, at least 1, by which the interval grows at each rebuild: weights
-            move less and less, so 1.05 saves work in a long training (SLIDE, Chen et
-            al. 2020, section 3.1.2, lets it grow exponentially). Not with `drift`.
+        growth: Factor, at least 1, by which the interval grows at each rebuild, over
+            all calls of `fit`: weights move less and less, so 1.05 saves work in a long
+            training (SLIDE, Chen et al. 2020, section 3.1.2, lets it grow
+            exponentially). Not with `drift`.
         drift: Share of codes, from 0 to 1, that have to change before a layer is
             rebuilt. 0 rebuilds at every look. None: rebuild whatever has changed.
     """
@@ -130,10 +131,9 @@ class RebuildTables(keras.callbacks.Callback):
         if layers != self._layers:
             self._layers = layers
             self._trace(layers)
-            self._last_full = self._since_full = 0
+            self._begin()
         if self._iterations() < self._last_full:  # a new optimizer
-            self._last_full = self._since_full = 0
-        self._interval = float(self.every)
+            self._begin()
         self._rebuilds = [0] * len(layers)
         self._codes_changed = np.zeros(len(layers))
         self._looks, self._last_look = 0, self._iterations()
@@ -142,6 +142,11 @@ class RebuildTables(keras.callbacks.Callback):
         self._last_rebuild = [0] * len(layers)
         # Weights that were loaded or set since the tables were built have moved.
         self._rebuild([True] * len(layers), moved_only=True)
+
+    def _begin(self) -> None:
+        """As at the first of several calls of `fit`."""
+        self._last_full = self._since_full = 0
+        self._interval = float(self.every)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch_ms, self._epoch_drift = [], []

@@ -86,6 +86,16 @@ def test_a_model_that_is_trained_on_needs_no_early_rebuilds():
     assert rebuild_steps(model, every=4, growth=2.0) == [44, 52]
 
 
+def test_intervals_grow_on_where_fit_is_called_again():
+    model = make_model()
+    callback = keras_lsh.RebuildTables(every=2, growth=2.0)
+    notes = Rebuilds(callback)
+    fit(model, [callback, notes], steps=9)
+    assert notes.steps == [1, 2, 4, 8]
+    fit(model, [callback, notes], steps=30)
+    assert notes.steps == [17, 33]
+
+
 def test_counts_optimizer_steps_not_calls():
     steps = rebuild_steps(make_model(steps_per_execution=5), every=10)
     assert steps == [5, 10, 20]
