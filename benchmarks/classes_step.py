@@ -57,7 +57,9 @@ def prepare(name: str, directory: str | None) -> tuple[Any, Any, Any, int, int]:
 
 def training(run: Any, model: Any, data: Any, steps: int) -> Callable[[], float]:
     """A function that trains for some steps and returns milliseconds per step."""
-    rebuild = [keras_lsh.RebuildTables(every=run.every)] if run.method == "lsh" else []
+    rebuild = []
+    if run.method == "lsh":
+        rebuild = [keras_lsh.RebuildTables(run.every, getattr(run, "growth", 1.0))]
     seed = {} if run.data == "novels" else {"seed": 0}
     data = data.dataset(run.batch, **seed).take(steps)
 

@@ -50,6 +50,7 @@ class Run:
         learning_rate: of `LazyAdam`, at the beginning.
         final_rate: the share of it that is left at the end; it falls as a cosine.
         every: steps from one rebuild of the tables to the next.
+        growth: the factor by which these grow at each.
         hidden: ReLU units of the hidden layer.
         deviation: standard deviation of its initial weights.
         batch: samples a step.
@@ -73,6 +74,7 @@ class Run:
     learning_rate: float = 2e-3
     final_rate: float = 1.0
     every: int = 5
+    growth: float = 1.0
     hidden: int = 128
     deviation: float = 0.3
     batch: int = 128
@@ -295,7 +297,7 @@ def train(run: Run, directory: str | None, verbose: int = 0) -> dict[str, Any]:
     model.optimizer.build(model.trainable_variables)
     tests = TESTS.get(run.data, 1)
     steps = train_set.steps_per_epoch(run.batch) // tests
-    rebuild = [keras_lsh.RebuildTables(every=run.every)] if run.method == "lsh" else []
+    rebuild = [keras_lsh.RebuildTables(run.every, run.growth)] if run.method == "lsh" else []
     row: dict[str, Any] = dataclasses.asdict(run)
     row |= {"seconds": [], "precision": [], "hashed": []}
     top = exact_top(model, run)

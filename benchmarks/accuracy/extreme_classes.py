@@ -31,6 +31,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "method": "lsh",
             "active": 500,
             "oversample": 1,
+            "growth": 1.01,
             "learning_rate": 7e-3,
             "final_rate": 0.02,
         },
