@@ -10,6 +10,7 @@
 #include "custom_ops/core/probe_sequence.h"
 #include "custom_ops/core/row_digests.h"
 #include "custom_ops/core/vector_kernels.h"
+#include "custom_ops/kernels/huge_pages.h"
 #include "custom_ops/kernels/kernel_helpers.h"
 
 namespace keras_lsh {
@@ -105,6 +106,7 @@ class CoordinatesOp : public OpKernel {
     const float* added =
         addend.dim_size(0) == 0 ? nullptr : addend.flat<float>().data();
     float* out = coordinates->flat<float>().data();
+    HugePages::Expect(out, rows * columns * int64_t{sizeof(float)});
     WorkerThreads(context)(
         rows, inner * columns / 8 + columns, [&](int64_t begin, int64_t end) {
           // A few rows at a time: they are in the cache when they are limited.
