@@ -297,7 +297,9 @@ def train(run: Run, directory: str | None, verbose: int = 0) -> dict[str, Any]:
     model.optimizer.build(model.trainable_variables)
     tests = TESTS.get(run.data, 1)
     steps = train_set.steps_per_epoch(run.batch) // tests
-    rebuild = [keras_lsh.RebuildTables(run.every, run.growth)] if run.method == "lsh" else []
+    rebuild = []
+    if run.method == "lsh":
+        rebuild = [keras_lsh.RebuildTables(run.every, run.growth)]
     row: dict[str, Any] = dataclasses.asdict(run)
     row |= {"seconds": [], "precision": [], "hashed": []}
     top = exact_top(model, run)
