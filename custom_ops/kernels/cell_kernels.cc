@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "custom_ops/core/cells.h"
+#include "custom_ops/core/kmeans.h"
 #include "custom_ops/kernels/kernel_helpers.h"
 #include "custom_ops/kernels/selection_inputs.h"
 

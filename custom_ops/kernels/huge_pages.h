@@ -1,4 +1,4 @@
-// Large variables in huge pages.
+// Large arrays in huge pages.
 #ifndef CUSTOM_OPS_KERNELS_HUGE_PAGES_H_
 #define CUSTOM_OPS_KERNELS_HUGE_PAGES_H_
 

@@ -698,7 +698,7 @@ TEST(MultiplySumsInOrder) {
   Random random(11);
   for (int64_t rows : {0, 1, 2, 7, 8, 9, 17}) {
     for (int64_t inner : {0, 1, 3, 40}) {
-      for (int64_t columns : {0, 1, 15, 16, 17, 47, 48, 49, 70}) {
+      for (int64_t columns : {0, 1, 15, 16, 17, 47, 48, 49, 70, 128, 185}) {
         const Context context("rows=", rows, " inner=", inner,
                               " columns=", columns);
         std::vector<float> a = random.Floats(rows * inner);
