@@ -19,7 +19,6 @@ import machine
 import numpy as np
 from layer_step import Watch
 
-import keras_lsh
 from keras_lsh import datasets
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "accuracy"))
@@ -57,15 +56,13 @@ def prepare(name: str, directory: str | None) -> tuple[Any, Any, Any, int, int]:
 
 def training(run: Any, model: Any, data: Any, steps: int) -> Callable[[], float]:
     """A function that trains for some steps and returns milliseconds per step."""
-    rebuild = []
-    if run.method == "lsh":
-        rebuild = [keras_lsh.RebuildTables(run.every, getattr(run, "growth", 1.0))]
+    callbacks = run.callbacks()
     seed = {} if run.data == "novels" else {"seed": 0}
     data = data.dataset(run.batch, **seed).take(steps)
 
     def go() -> float:
         watch = Watch()
-        model.fit(data, verbose=0, callbacks=[*rebuild, watch])
+        model.fit(data, verbose=0, callbacks=[*callbacks, watch])
         return watch.milliseconds_per_step
 
     return go

@@ -179,8 +179,9 @@ def main() -> None:
     train_set, test_set = extreme.load(run.data, None)
     trained = extreme.make_model(run, train_set)
     data = train_set.dataset(run.batch, seed=0, epochs=None)
-    rebuild = [keras_lsh.RebuildTables(run.every)] if run.method == "lsh" else []
-    trained.fit(data, steps_per_epoch=options.steps, callbacks=rebuild, verbose=2)
+    trained.fit(
+        data, steps_per_epoch=options.steps, callbacks=run.callbacks(), verbose=2
+    )
     precision = extreme.precision(extreme.exact_top(trained, run), test_set)
     singles = [x for x, _ in test_set.dataset(1).take(options.samples)]
     sketch_active = options.sketch_active or SKETCH_ACTIVE[options.quick]

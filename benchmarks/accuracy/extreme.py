@@ -84,6 +84,11 @@ class Run:
     shared: bool = False
     explore: float = 0
 
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        if self.method != "lsh":
+            return []
+        return [keras_lsh.RebuildTables(self.every, self.growth)]
+
     def __str__(self) -> str:
         fields = dataclasses.fields(self)
         said = [
@@ -297,9 +302,7 @@ def train(run: Run, directory: str | None, verbose: int = 0) -> dict[str, Any]:
     model.optimizer.build(model.trainable_variables)
     tests = TESTS.get(run.data, 1)
     steps = train_set.steps_per_epoch(run.batch) // tests
-    rebuild = []
-    if run.method == "lsh":
-        rebuild = [keras_lsh.RebuildTables(run.every, run.growth)]
+    callbacks = run.callbacks()
     row: dict[str, Any] = dataclasses.asdict(run)
     row |= {"seconds": [], "precision": [], "hashed": []}
     top = exact_top(model, run)
@@ -310,7 +313,7 @@ def train(run: Run, directory: str | None, verbose: int = 0) -> dict[str, Any]:
         )
         start = time.perf_counter()
         model.fit(
-            data, steps_per_epoch=steps, epochs=1, callbacks=rebuild, verbose=verbose
+            data, steps_per_epoch=steps, epochs=1, callbacks=callbacks, verbose=verbose
         )
         seconds += time.perf_counter() - start
         row["seconds"].append(round(seconds, 2))

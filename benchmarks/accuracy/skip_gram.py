@@ -87,6 +87,9 @@ class Run:
     subsample: float = 1e-4
     batch: int = 256
 
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        return [keras_lsh.RebuildTables(self.every)] if self.method == "lsh" else []
+
     def __str__(self) -> str:
         return " ".join(
             f"{field.name}={getattr(self, field.name)}"
@@ -155,13 +158,13 @@ def train(run: Run, directory: str | None, verbose: int = 0) -> dict[str, Any]:
     )
     tested = tuple(part[:HELD_OUT_PAIRS] for part in next(held_out.chunks()))
     model = make_model(run, len(counts))
-    rebuild = [keras_lsh.RebuildTables(every=run.every)] if run.method == "lsh" else []
+    callbacks = run.callbacks()
     row = dataclasses.asdict(run) | {"seconds": [], "losses": []}
     seconds = 0.0
     for number in range(run.tests):
         data = train_pairs.dataset(run.batch, start_step=number * run.steps)
         start = time.perf_counter()
-        model.fit(data, steps_per_epoch=run.steps, callbacks=rebuild, verbose=verbose)
+        model.fit(data, steps_per_epoch=run.steps, callbacks=callbacks, verbose=verbose)
         seconds += time.perf_counter() - start
         row["seconds"].append(round(seconds, 2))
         row["losses"].append(held_out_loss(model, tested))

@@ -110,8 +110,8 @@ class RebuildTables(keras.callbacks.Callback):
         self.growth = float(growth)
         self.drift = None if drift is None else float(drift)
         self._layers: list[LSHDense] = []
-        self._last_full = self._since_full = 0
         self._rebuilds: list[int] = []  # of each layer
+        self._begin()
 
     @property
     def rebuilds(self) -> float:
